@@ -1,1 +1,36 @@
-//! cowl
+//! The runtime of cowl: an image store, the container life cycle, and the command line `cowl`.
+//!
+//! # Architecture in one page
+//!
+//! One `cowl run`:
+//!
+//! ```text
+//! cli/run ── image reference ──► store (layers) ──► spec (what to run) ──► container (id, state)
+//!    │                                                                        │
+//!    │ fork                                                                   ▼
+//!    ├─► monitor ── rootfs (cowlfs, in the monitor's own mount namespace)  state.json, lock
+//!    │      │ clone (pid, mount, uts, ipc, net, cgroup namespaces)
+//!    │      └─► sandbox ── exec ──► PID 1, the image's command
+//!    └─ terminal (streams, window size, signals)
+//! ```
+//!
+//! The three processes watch each other: the command line ends → the monitor kills the container
+//! and cleans up; the monitor ends → the command line and the kernel kill PID 1; cowlfs ends →
+//! the monitor kills PID 1; PID 1 ends → the kernel kills everything in its pid namespace. What a
+//! `kill -9` of several of them at once leaves behind is reclaimed by the next command.
+//!
+//! | room | what happens there | it may touch |
+//! |---|---|---|
+//! | `cli` | arguments in, sentences and exit codes out | everything below; only room that prints |
+//! | `container` | ids, names, configuration and state on disk, locks | the store's `containers/` |
+//! | `spec` | image configuration + flags → what PID 1 is; volumes, environment, users | nothing: pure |
+//! | `rootfs` | layers → cowlfs command line, mount and unmount | the monitor's mount namespace |
+//! | `monitor` | one process per container: supervises, keeps the state true | processes, `container` |
+//! | `sandbox` | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
+//! | `userns` | an ordinary user becomes root of a user namespace, before anything else | this process |
+//! | `terminal` | the caller's terminal and streams | stdin, stdout, stderr |
+//! | `probe` | what this host allows, for `cowl info` and for choices | reads `/proc`, `/sys` |
+//! | `sys` | system calls without a safe wrapper; the only room with `unsafe` | – |
+//!
+//! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
+
