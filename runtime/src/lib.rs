@@ -34,3 +34,4 @@
 //!
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
+pub mod sys;

@@ -1,0 +1,114 @@
+//! Descriptors: passing them between processes, keeping them over exec, closing the rest.
+
+use std::io::{IoSlice, IoSliceMut};
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
+
+use nix::cmsg_space;
+use nix::errno::Errno;
+use nix::sys::prctl;
+use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
+use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+
+/// The largest message on a control socket; larger ones are refused by the sender.
+pub const MESSAGE_MAX: usize = 64 * 1024;
+
+/// Sends one message, with descriptors, on a SEQPACKET socket.
+pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let raw: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let rights = [ControlMessage::ScmRights(&raw)];
+    let control: &[ControlMessage<'_>] = if raw.is_empty() { &[] } else { &rights };
+    let bytes = [IoSlice::new(bytes)];
+    sendmsg::<()>(socket.as_raw_fd(), &bytes, control, MsgFlags::MSG_NOSIGNAL, None).map(drop)
+}
+
+/// Receives one message and its descriptors (at most four); `None` when the other side is gone.
+pub fn receive(socket: BorrowedFd<'_>) -> nix::Result<Option<(Vec<u8>, Vec<OwnedFd>)>> {
+    let mut bytes = vec![0u8; MESSAGE_MAX];
+    let mut control = cmsg_space!([RawFd; 4]);
+    let (length, fds) = loop {
+        let mut slices = [IoSliceMut::new(&mut bytes)];
+        let flags = MsgFlags::MSG_CMSG_CLOEXEC;
+        match recvmsg::<()>(socket.as_raw_fd(), &mut slices, Some(&mut control), flags) {
+            Err(Errno::EINTR) => {}
+            Err(Errno::ECONNRESET) => return Ok(None),
+            Err(errno) => return Err(errno),
+            Ok(message) => {
+                let mut fds = Vec::new();
+                for item in message.cmsgs()? {
+                    if let ControlMessageOwned::ScmRights(raw) = item {
+                        for fd in raw {
+                            // SAFETY: the kernel just installed this descriptor for us.
+                            fds.push(unsafe { OwnedFd::from_raw_fd(fd) });
+                        }
+                    }
+                }
+                break (message.bytes, fds);
+            }
+        }
+    };
+    if length == 0 {
+        return Ok(None);
+    }
+    bytes.truncate(length);
+    Ok(Some((bytes, fds)))
+}
+
+/// Marks every descriptor from 3 up close-on-exec, so that a program started next inherits only
+/// its three streams.
+pub fn close_on_exec_from_3() -> nix::Result<()> {
+    // SAFETY: changes flags of descriptors only.
+    let result = unsafe {
+        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
+    };
+    Errno::result(result).map(drop)
+}
+
+/// Closes every descriptor from 3 up but `keep`, now.
+///
+/// For the last steps before exec, when nothing of the host may stay reachable through a
+/// descriptor: whoever owned one of the others must not use or drop it any more, so this takes
+/// the promise that the caller will only exec or exit.
+pub fn close_all_but(keep: BorrowedFd<'_>) -> nix::Result<()> {
+    let keep = keep.as_raw_fd().cast_unsigned();
+    let ranges = [(3, keep.saturating_sub(1)), (keep.saturating_add(1).max(3), u32::MAX)];
+    for (first, last) in ranges {
+        if first <= last {
+            // SAFETY: the descriptors are not used again: the caller execs or exits. An owner
+            // dropped in between would close a number that is not open, which does nothing.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            Errno::result(result)?;
+        }
+    }
+    Ok(())
+}
+
+/// Lets `command` inherit `fds` under their present numbers, die with `death` when this process
+/// ends, and start with no signal blocked or ignored, in a session of its own.
+pub fn attend(command: &mut Command, fds: &[BorrowedFd<'_>], death: Signal) {
+    let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let before_exec = move || {
+        for fd in &fds {
+            // SAFETY: clears a flag of a descriptor that is open in the parent at fork.
+            Errno::result(unsafe { libc::fcntl(*fd, libc::F_SETFD, 0) })?;
+        }
+        nix::unistd::setsid()?;
+        default_signals()?;
+        prctl::set_pdeathsig(death)?;
+        Ok(())
+    };
+    // SAFETY: only system calls between fork and exec; no allocation, no lock.
+    unsafe { command.pre_exec(before_exec) };
+}
+
+/// Unblocks every signal and gives each its default disposition.
+pub fn default_signals() -> nix::Result<()> {
+    for signal in Signal::iterator() {
+        if !matches!(signal, Signal::SIGKILL | Signal::SIGSTOP) {
+            // SAFETY: sets the default disposition, no handler of ours runs.
+            unsafe { nix::sys::signal::signal(signal, SigHandler::SigDfl) }?;
+        }
+    }
+    sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
