@@ -34,4 +34,8 @@
 //!
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
+pub mod digest;
+pub mod image;
+pub mod reference;
+pub mod store;
 pub mod sys;

@@ -10,3 +10,4 @@ pub mod mount;
 pub mod network;
 pub mod process;
 pub mod tty;
+pub mod xattr;
