@@ -1,0 +1,107 @@
+//! What is left on the machine when a test is over: processes and mounts that name its directory.
+//!
+//! A process belongs to a test when its environment, its arguments, its working directory, its
+//! root or its mounts name the test's directory: cowl and its children inherit the mark, and a
+//! process inside a container has mounts from there.
+
+use std::fs;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// Environment variable that everything started by a test inherits.
+pub const MARK: &str = "COWL_TEST_MACHINE";
+
+/// How long the kernel may need to finish what was killed.
+const GRACE: Duration = Duration::from_secs(3);
+
+/// Fails when a process or a mount of this machine is still there.
+#[track_caller]
+pub fn nothing(directory: &Path) {
+    let deadline = Instant::now() + GRACE;
+    loop {
+        let mut left: Vec<String> =
+            processes(directory).into_iter().map(|(pid, what)| format!("{pid} {what}")).collect();
+        left.extend(mounts(directory));
+        if left.is_empty() {
+            return;
+        }
+        assert!(Instant::now() < deadline, "left behind: {left:#?}");
+        thread::sleep(Duration::from_millis(20));
+    }
+}
+
+/// Ends whatever a failed test left, so that its directory can be removed.
+pub fn end(directory: &Path) {
+    for (pid, _) in processes(directory) {
+        // It may have ended by itself since.
+        let _ignored = kill(Pid::from_raw(pid), Signal::SIGKILL);
+    }
+    for mount in mounts(directory).iter().rev() {
+        let _ignored = nix::mount::umount2(mount.as_str(), nix::mount::MntFlags::MNT_DETACH);
+    }
+}
+
+/// The processes of a machine: id and command line.
+pub fn processes(directory: &Path) -> Vec<(i32, String)> {
+    let mark = directory.as_os_str().as_bytes();
+    let own = std::process::id();
+    let mut found = Vec::new();
+    for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+            continue;
+        };
+        if pid == own {
+            continue;
+        }
+        let at = entry.path();
+        // A zombie whose parent is somebody else's test is nobody's leftover.
+        let command = fs::read(at.join("cmdline")).unwrap_or_default();
+        let named = |file: &str| fs::read(at.join(file)).is_ok_and(|bytes| contains(&bytes, mark));
+        let linked = |file: &str| {
+            fs::read_link(at.join(file)).is_ok_and(|p| contains(p.as_os_str().as_bytes(), mark))
+        };
+        if contains(&command, mark)
+            || named("environ")
+            || linked("cwd")
+            || linked("root")
+            || (named("mountinfo") && !same_mounts(&at))
+        {
+            let words = String::from_utf8_lossy(&command).replace('\0', " ");
+            found.push((i32::try_from(pid).expect("a process id"), words));
+        }
+    }
+    found
+}
+
+/// The processes of a machine whose command line contains a word.
+pub fn named(directory: &Path, word: &str) -> Vec<i32> {
+    processes(directory)
+        .into_iter()
+        .filter(|(_, command)| command.contains(word))
+        .map(|(pid, _)| pid)
+        .collect()
+}
+
+fn same_mounts(process: &Path) -> bool {
+    let own = fs::read_link("/proc/self/ns/mnt").ok();
+    own.is_some() && fs::read_link(process.join("ns/mnt")).ok() == own
+}
+
+fn mounts(directory: &Path) -> Vec<String> {
+    let text = fs::read("/proc/self/mountinfo").expect("read mountinfo");
+    String::from_utf8_lossy(&text)
+        .lines()
+        .filter_map(|line| line.split(' ').nth(4))
+        .filter(|point| Path::new(point).starts_with(directory))
+        .map(str::to_owned)
+        .collect()
+}
+
+fn contains(bytes: &[u8], part: &[u8]) -> bool {
+    bytes.windows(part.len()).any(|window| window == part)
+}
