@@ -1,0 +1,4 @@
+//! Random operations against a plain directory.
+
+pub use rng::Rng;
+pub mod rng;

@@ -1,0 +1,67 @@
+//! What the references are known to do wrong, test by test.
+//!
+//! A row never concerns cowlfs. A row that always holds fails when its test passes, so the table
+//! stays true.
+
+use super::{Mode, Sut};
+
+/// One known defect of a reference.
+#[derive(Debug, Clone, Copy)]
+pub struct Known {
+    sut: Sut,
+    mode: Option<Mode>,
+    test: &'static str,
+    /// Whether the test fails every time, or only in some runs.
+    pub always: bool,
+    /// What the reference does.
+    pub why: &'static str,
+}
+
+/// The row for a test, if the reference is known to fail it.
+pub fn row(sut: Sut, mode: Mode, test: &str) -> Option<&'static Known> {
+    TABLE.iter().find(|k| {
+        k.sut == sut && k.mode.is_none_or(|m| m == mode) && test.split("::").any(|p| p == k.test)
+    })
+}
+
+const NO_INDEX: &str = "without index, hard links of lower files break at copy-up";
+const NO_REDIRECT: &str = "directories of lower layers do not rename in a user namespace";
+
+const TABLE: &[Known] = &[
+    always(Sut::Overlay, "d30_old_mapping_sees_a_write", "a mapping made before copy-up stays"),
+    always(
+        Sut::Overlay,
+        "d06_read_only_handle_of_an_unlinked_lower_file",
+        "fstat shows the lower inode, which still has its name",
+    ),
+    always(
+        Sut::Overlay,
+        "d38_layers_without_xattrs_and_acls",
+        "d_ino and st_ino differ over layers of several filesystems",
+    ),
+    always(Sut::Overlay, "d36_five_hundred_layers", "mount data is one page"),
+    userns("d07_lower_hard_links_stay_one_file", NO_INDEX),
+    userns("d07_open_handle_of_one_name_sees_a_write_by_another", NO_INDEX),
+    userns("d07_rename_of_a_linked_name", NO_INDEX),
+    userns("d07_unlinking_one_name_keeps_the_others", NO_INDEX),
+    userns("d23_hard_links_cost_constant_time", NO_INDEX),
+    userns("d08_inode_numbers_survive_copy_up_and_remount", "no origin in a user namespace"),
+    userns("d39_dotdot_is_the_real_parent", NO_REDIRECT),
+    userns("d39_live_tree_is_the_remounted_tree", NO_INDEX),
+    userns("d41_deep_trees_in_a_lower", NO_REDIRECT),
+    userns("d14_exchange_of_a_lower_directory_and_a_file", NO_REDIRECT),
+    userns("d29_children_of_a_renamed_directory_rename_too", NO_REDIRECT),
+    userns("d29_open_handles_follow_a_renamed_directory", NO_REDIRECT),
+    userns("d29_rename_of_a_lower_directory", NO_REDIRECT),
+    userns("d29_two_lower_directories_swap_places", NO_REDIRECT),
+    userns("d26_rename_of_a_directory_copies_nothing", NO_REDIRECT),
+];
+
+const fn always(sut: Sut, test: &'static str, why: &'static str) -> Known {
+    Known { sut, mode: None, test, always: true, why }
+}
+
+/// Kernel overlayfs in a user namespace, where it has neither redirects nor an index.
+const fn userns(test: &'static str, why: &'static str) -> Known {
+    Known { sut: Sut::Overlay, mode: Some(Mode::UserNs), test, always: true, why }
+}
