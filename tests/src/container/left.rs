@@ -1,9 +1,10 @@
 //! What is left on the machine when a test is over: processes and mounts that name its directory.
 //!
 //! A process belongs to a test when its environment, its arguments, its working directory, its
-//! root or its mounts name the test's directory: cowl and its children inherit the mark, and a
-//! process inside a container has mounts from there.
+//! root or its mounts name the test's directory, or when its parent belongs to the test: cowl and
+//! its children inherit the mark, and a container's processes descend from them.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
@@ -46,36 +47,60 @@ pub fn end(directory: &Path) {
     }
 }
 
-/// The processes of a machine: id and command line.
+/// The processes of a machine, and their children: id and command line.
 pub fn processes(directory: &Path) -> Vec<(i32, String)> {
     let mark = directory.as_os_str().as_bytes();
-    let own = std::process::id();
-    let mut found = Vec::new();
+    let own = std::process::id().to_string();
+    let mut marked = BTreeSet::new();
+    let mut parents = BTreeMap::new();
     for entry in fs::read_dir("/proc").expect("read /proc").flatten() {
-        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<u32>().ok()) else {
+        let at = entry.path();
+        let Some(pid) = entry.file_name().to_str().and_then(|name| name.parse::<i32>().ok()) else {
             continue;
         };
-        if pid == own {
+        if entry.file_name().to_str() == Some(&own) {
             continue;
         }
-        let at = entry.path();
-        // A zombie whose parent is somebody else's test is nobody's leftover.
-        let command = fs::read(at.join("cmdline")).unwrap_or_default();
-        let named = |file: &str| fs::read(at.join(file)).is_ok_and(|bytes| contains(&bytes, mark));
-        let linked = |file: &str| {
-            fs::read_link(at.join(file)).is_ok_and(|p| contains(p.as_os_str().as_bytes(), mark))
-        };
-        if contains(&command, mark)
-            || named("environ")
-            || linked("cwd")
-            || linked("root")
-            || (named("mountinfo") && !same_mounts(&at))
-        {
-            let words = String::from_utf8_lossy(&command).replace('\0', " ");
-            found.push((i32::try_from(pid).expect("a process id"), words));
+        if let Some(parent) = parent(&at) {
+            parents.insert(pid, parent);
+        }
+        if names(&at, mark) {
+            marked.insert(pid);
         }
     }
-    found
+    let belongs = |&pid: &i32| {
+        let mut line = std::iter::successors(Some(pid), |pid| parents.get(pid).copied());
+        line.any(|pid| marked.contains(&pid))
+    };
+    let all: BTreeSet<i32> = parents.keys().chain(&marked).copied().collect();
+    all.into_iter()
+        .filter(belongs)
+        .map(|pid| {
+            let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+            (pid, String::from_utf8_lossy(&command).replace('\0', " "))
+        })
+        .collect()
+}
+
+/// The parent of a process; none for one that has ended and only waits to be noticed.
+fn parent(process: &Path) -> Option<i32> {
+    let stat = fs::read(process.join("stat")).ok()?;
+    let after_name = stat.iter().rposition(|&byte| byte == b')')?;
+    let fields = String::from_utf8_lossy(stat.get(after_name + 1..)?).into_owned();
+    let mut fields = fields.split_whitespace();
+    if fields.next()? == "Z" { None } else { fields.next()?.parse().ok() }
+}
+
+fn names(process: &Path, mark: &[u8]) -> bool {
+    let named = |file: &str| fs::read(process.join(file)).is_ok_and(|b| contains(&b, mark));
+    let linked = |file: &str| {
+        fs::read_link(process.join(file)).is_ok_and(|p| contains(p.as_os_str().as_bytes(), mark))
+    };
+    named("environ")
+        || named("cmdline")
+        || linked("cwd")
+        || linked("root")
+        || (named("mountinfo") && !same_mounts(process))
 }
 
 /// The processes of a machine whose command line contains a word.
