@@ -47,6 +47,9 @@ echo "127.0.0.1 localhost" > "$1/etc/hosts"
 exec setpriv --bounding-set=-all,+chown,+dac_override,+fowner,+fsetid,+kill,+setgid,+setuid,+setpcap,+net_bind_service,+net_raw,+sys_chroot,+mknod,+audit_write,+setfcap chroot "$@"
 "#;
 
+/// One thing that must be the same.
+type Check = fn(&Case<'_>);
+
 struct Case<'a> {
     machine: &'a Machine,
     plain: &'a Path,
@@ -59,7 +62,7 @@ fn all(caller: Caller, form: &str) {
     let plain = plain(&machine, &fixture);
     let layers = machine.layers();
     let case = Case { machine: &machine, plain: &plain };
-    let cases: [(&str, fn(&Case)); 11] = [
+    let cases: [(&str, Check); 11] = [
         ("tree", tree),
         ("dpkg", dpkg),
         ("useradd", useradd),

@@ -6,8 +6,8 @@ use std::fs;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use cowl_tests::as_root_and_user;
 use cowl_tests::container::{Machine, fixture, left};
+use cowl_tests::{as_root_and_user, as_single_id};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -24,6 +24,15 @@ as_root_and_user!(
     kill_9_of_cowl,
     kill_9_of_everything,
     info_says_what_was_chosen,
+);
+
+as_single_id!(
+    listed_and_removed,
+    rm_leaves_nothing,
+    loads_every_form,
+    diff_says_what_changed,
+    kill_9_of_the_filesystem,
+    kill_9_of_everything,
 );
 
 fn listed_and_removed(machine: &Machine) {

@@ -6,8 +6,8 @@ use std::fs;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::time::Duration;
 
-use cowl_tests::as_root_and_user;
 use cowl_tests::container::{Machine, left, outcome};
+use cowl_tests::{as_root_and_user, as_single_id};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
@@ -35,6 +35,25 @@ as_root_and_user!(
     every_run_is_its_own,
     terminal,
     root_directory_attributes,
+);
+
+as_single_id!(
+    prints,
+    exit_codes,
+    the_command_is_pid_1,
+    ends_with_everything_it_started,
+    environment,
+    working_directory,
+    host_name,
+    volumes,
+    standard_input,
+    network_none_has_loopback_only,
+    network_host_is_this_machines,
+    kernel_files_are_masked,
+    privileges_are_dockers,
+    descriptors_do_not_leak,
+    writes_stay_in_their_container,
+    terminal,
 );
 
 fn prints(machine: &Machine) {
