@@ -34,8 +34,11 @@
 //!
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
+pub mod archive;
 pub mod digest;
 pub mod image;
 pub mod reference;
 pub mod store;
+pub mod container;
+pub mod spec;
 pub mod sys;

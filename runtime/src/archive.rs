@@ -1,0 +1,3 @@
+//! Images on their way in: archives, compression, manifests.
+
+pub mod tar;
