@@ -4,10 +4,12 @@
 //! it takes borrowed descriptors and bytes, returns owned descriptors, and reports the errno.
 //! Policy (which mount, which capability, which signal) stands elsewhere.
 
+pub mod attribute;
 pub mod capability;
 pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod process;
 pub mod tty;
+pub mod xattr;
 pub mod xattr;
