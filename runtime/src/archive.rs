@@ -1,3 +1,5 @@
 //! Images on their way in: archives, compression, manifests.
 
+pub mod compression;
+pub mod stream;
 pub mod tar;

@@ -42,3 +42,4 @@ pub mod store;
 pub mod container;
 pub mod spec;
 pub mod sys;
+pub mod unpack;

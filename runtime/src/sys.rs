@@ -12,4 +12,3 @@ pub mod network;
 pub mod process;
 pub mod tty;
 pub mod xattr;
-pub mod xattr;
