@@ -8,12 +8,28 @@ use sha2::{Digest, Sha256};
 #[derive(Debug, Clone, Default)]
 pub struct Tar {
     bytes: Vec<u8>,
+    owner: (u32, u32),
 }
 
 /// Size of a tar block.
 const BLOCK: usize = 512;
 
 impl Tar {
+    /// Who owns the entries that follow; root at first.
+    pub fn owner(mut self, uid: u32, gid: u32) -> Tar {
+        self.owner = (uid, gid);
+        self
+    }
+
+    /// Adds a PAX header for the entry that follows.
+    pub fn pax(self, key: &str, value: &[u8]) -> Tar {
+        // The length counts itself: try until it fits.
+        let rest = key.len() + value.len() + 3;
+        let length = (rest..).find(|n| rest + n.to_string().len() == *n).unwrap_or(rest);
+        let record = [format!("{length} {key}=").as_bytes(), value, b"\n"].concat();
+        self.entry("PaxHeaders/0", b'x', "", 0o644, &record)
+    }
+
     /// Adds a regular file.
     pub fn file(self, name: &str, data: &[u8]) -> Tar {
         self.entry(name, b'0', "", 0o644, data)
@@ -39,8 +55,8 @@ impl Tar {
         let mut header = [0_u8; BLOCK];
         put(&mut header, 0, name.as_bytes());
         put(&mut header, 100, format!("{mode:07o}").as_bytes());
-        put(&mut header, 108, b"0000000");
-        put(&mut header, 116, b"0000000");
+        put(&mut header, 108, format!("{:07o}", self.owner.0).as_bytes());
+        put(&mut header, 116, format!("{:07o}", self.owner.1).as_bytes());
         put(&mut header, 124, format!("{:011o}", data.len()).as_bytes());
         put(&mut header, 136, b"00000000000");
         put(&mut header, 148, b"        ");
@@ -79,10 +95,24 @@ pub fn image(name: &str, layers: &[Vec<u8>]) -> Vec<u8> {
 
 /// The same, with layer ids that may be a lie.
 pub fn image_with_ids(name: &str, layers: &[Vec<u8>], ids: &[String]) -> Vec<u8> {
+    pack(name, layers, ids, &serde_json::json!({ "Cmd": ["/bin/sh"] }))
+}
+
+/// The same, with a configuration: Docker's `Config` object.
+pub fn image_with_settings(
+    name: &str,
+    layers: &[Vec<u8>],
+    settings: &serde_json::Value,
+) -> Vec<u8> {
+    let ids: Vec<String> = layers.iter().map(|layer| digest(layer)).collect();
+    pack(name, layers, &ids, settings)
+}
+
+fn pack(name: &str, layers: &[Vec<u8>], ids: &[String], settings: &serde_json::Value) -> Vec<u8> {
     let config = serde_json::json!({
         "architecture": architecture(),
         "os": "linux",
-        "config": { "Cmd": ["/bin/sh"] },
+        "config": settings,
         "rootfs": {
             "type": "layers",
             "diff_ids": ids.iter().map(|id| format!("sha256:{id}")).collect::<Vec<_>>(),
