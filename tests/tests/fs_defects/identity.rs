@@ -224,6 +224,7 @@ both!(d15_link_count_is_real, |w| {
 });
 
 both!(d21_forgotten_inodes_are_freed, |w| {
+    w.in_memory();
     for i in 0..6000 {
         put(&w.l(1, format!("d{}/file-{i}", i % 6)), "");
     }

@@ -40,6 +40,7 @@ fn big(w: &World, name: &str) {
 }
 
 fn copies_nothing(w: &mut World, act: fn(&World)) {
+    w.in_memory();
     big(w, "big");
     big(w, "other/big");
     put(&w.l(0, "small"), "small");
@@ -92,6 +93,7 @@ both!(d26_rename_of_a_directory_copies_nothing, |w| {
 });
 
 both!(d27_holes_stay_holes_in_copy_up, |w| {
+    w.in_memory();
     let p = w.put(1, "holes", "start");
     let fd = sys::open(&p, libc::O_WRONLY, 0).unwrap();
     sys::pwrite(&fd, 16 << 20, b"middle").unwrap();
@@ -153,6 +155,7 @@ both!(d25_negative_lookups_are_cached, |w| {
 });
 
 both!(d28_a_big_copy_up_does_not_stop_others, |w| {
+    w.in_memory();
     for n in ["big", "big2", "big3"] {
         let p = w.put(1, n, "");
         let chunk = vec![1_u8; 1 << 20];

@@ -27,6 +27,7 @@ both!(d32_a_killed_filesystem_mounts_again, |w| {
 });
 
 both!(d32_descriptors_stay_bounded, |w| {
+    w.in_memory();
     for i in 0..4000 {
         put(&w.l(1, format!("d{}/f{i}", i % 400)), "x");
     }
