@@ -35,11 +35,18 @@
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
 pub mod archive;
+pub mod cli;
+pub mod container;
 pub mod digest;
 pub mod image;
+pub mod monitor;
+pub mod probe;
 pub mod reference;
-pub mod store;
-pub mod container;
+pub mod rootfs;
+pub mod sandbox;
 pub mod spec;
+pub mod store;
 pub mod sys;
+pub mod terminal;
 pub mod unpack;
+pub mod userns;

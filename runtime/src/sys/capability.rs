@@ -35,8 +35,7 @@ pub fn effective() -> nix::Result<CapabilitySet> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: version 3 writes two Data words, which `data` has room for.
-    let result =
-        unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
+    let result = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
     Errno::result(result)?;
     let [low, high] = data;
     Ok(CapabilitySet(u64::from(low.effective) | u64::from(high.effective) << 32))

@@ -59,9 +59,8 @@ pub fn receive(socket: BorrowedFd<'_>) -> nix::Result<Option<(Vec<u8>, Vec<Owned
 /// its three streams.
 pub fn close_on_exec_from_3() -> nix::Result<()> {
     // SAFETY: changes flags of descriptors only.
-    let result = unsafe {
-        libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
 }
 
@@ -111,4 +110,29 @@ pub fn default_signals() -> nix::Result<()> {
         }
     }
     sigprocmask(SigmaskHow::SIG_SETMASK, Some(&SigSet::empty()), None)
+}
+
+/// How to take a lock.
+#[derive(Clone, Copy, Debug)]
+pub enum LockKind {
+    /// Alone; waits until it can be had.
+    Exclusive,
+    /// Shared; `EWOULDBLOCK` when somebody has it alone.
+    SharedNow,
+}
+
+/// Locks an open file (flock). Released when the last descriptor of this open file closes, in
+/// whichever process that is; there is deliberately no unlock.
+pub fn lock(file: BorrowedFd<'_>, kind: LockKind) -> nix::Result<()> {
+    let operation = match kind {
+        LockKind::Exclusive => libc::LOCK_EX,
+        LockKind::SharedNow => libc::LOCK_SH | libc::LOCK_NB,
+    };
+    loop {
+        // SAFETY: a valid descriptor and a number.
+        match Errno::result(unsafe { libc::flock(file.as_raw_fd(), operation) }) {
+            Err(Errno::EINTR) => {}
+            other => return other.map(drop),
+        }
+    }
 }

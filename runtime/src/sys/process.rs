@@ -73,9 +73,8 @@ pub fn fork_into(namespaces: CloneFlags) -> nix::Result<Side> {
     // SAFETY: a null stack makes clone behave like fork (the child runs on a copy of this stack);
     // CLONE_PIDFD stores the descriptor through the third argument, which is the parent's tid
     // pointer on every architecture. Single-threaded, as for fork.
-    let pid = unsafe {
-        libc::syscall(libc::SYS_clone, flags as libc::c_long, 0, &raw mut fd, 0, 0)
-    };
+    let pid =
+        unsafe { libc::syscall(libc::SYS_clone, flags as libc::c_long, 0, &raw mut fd, 0, 0) };
     let pid = Errno::result(pid)?;
     if pid == 0 {
         return Ok(Side::Child);
@@ -100,9 +99,8 @@ pub fn open(pid: Pid) -> nix::Result<OwnedFd> {
 pub fn kill(process: BorrowedFd<'_>, signal: i32) -> nix::Result<()> {
     let info = std::ptr::null::<libc::siginfo_t>();
     // SAFETY: a null siginfo asks for the same as kill(2).
-    let result = unsafe {
-        libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0)
-    };
+    let result =
+        unsafe { libc::syscall(libc::SYS_pidfd_send_signal, process.as_raw_fd(), signal, info, 0) };
     Errno::result(result).map(drop)
 }
 

@@ -11,16 +11,14 @@ pub use libc::winsize as WindowSize;
 pub fn window_size(terminal: BorrowedFd<'_>) -> nix::Result<WindowSize> {
     let mut size = WindowSize { ws_row: 0, ws_col: 0, ws_xpixel: 0, ws_ypixel: 0 };
     // SAFETY: TIOCGWINSZ writes one winsize.
-    let result =
-        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCGWINSZ, &raw mut size) };
     Errno::result(result).map(|_| size)
 }
 
 /// Sets the window size of a terminal; its foreground processes get SIGWINCH.
 pub fn set_window_size(terminal: BorrowedFd<'_>, size: &WindowSize) -> nix::Result<()> {
     // SAFETY: TIOCSWINSZ reads one winsize.
-    let result =
-        unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const *size) };
+    let result = unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCSWINSZ, &raw const *size) };
     Errno::result(result).map(drop)
 }
 
@@ -34,8 +32,7 @@ pub fn make_controlling(terminal: BorrowedFd<'_>) -> nix::Result<()> {
 pub fn open_peer(master: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     let unlock: libc::c_int = 0;
     // SAFETY: TIOCSPTLCK reads one int.
-    let result =
-        unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
+    let result = unsafe { libc::ioctl(master.as_raw_fd(), libc::TIOCSPTLCK, &raw const unlock) };
     Errno::result(result)?;
     let flags = libc::O_RDWR | libc::O_NOCTTY | libc::O_CLOEXEC;
     // SAFETY: TIOCGPTPEER takes open flags and returns a new descriptor.

@@ -88,3 +88,14 @@ pub fn set_entry(
     };
     Errno::result(result).map(drop)
 }
+
+/// The value of attribute `name` of what is at `path`, not following a link; none when it is not
+/// there or cannot be read.
+pub fn of_path(path: &std::path::Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = c_string(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok()?;
+    sized(|buffer, length| {
+        // SAFETY: valid C strings, and a buffer of the stated length.
+        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.cast(), length) }
+    })
+    .ok()
+}

@@ -1,0 +1,236 @@
+//! The command line: Docker's names, options, columns and exit codes.
+//!
+//! The only room that prints. Every error is one sentence on stderr that begins with `cowl: `;
+//! the exit code is 125 for failures of `run` before the command, 1 for the rest.
+
+mod age;
+mod diff;
+mod info;
+mod ps;
+mod rm;
+mod run;
+mod table;
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::error::{ContextKind, ContextValue, ErrorKind};
+use clap::{Parser, Subcommand};
+
+use crate::container::Containers;
+use crate::monitor::ENGINE_ERROR;
+use crate::store::Store;
+use crate::userns::{self, Standing};
+
+/// cowl: a small daemonless container engine with Docker's command line.
+#[derive(Debug, Parser)]
+#[command(name = "cowl", version, about, disable_help_subcommand = true)]
+struct Cowl {
+    /// Where images and containers are kept [default: $COWL_ROOT, else /var/lib/cowl for root,
+    /// else $XDG_DATA_HOME/cowl or ~/.local/share/cowl]
+    #[arg(long, global = true, value_name = "DIR")]
+    root: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Run a command in a new container
+    Run(run::Args),
+    /// List containers
+    Ps(ps::Args),
+    /// Remove containers
+    Rm(rm::Args),
+    /// List what a container changed in its filesystem
+    Diff(diff::Args),
+    /// Show what this machine allows and what was chosen
+    Info,
+    /// Show the version
+    Version,
+}
+
+/// An error for the user.
+#[derive(Debug)]
+pub struct Failure {
+    exit_code: u8,
+    message: String,
+}
+
+impl Failure {
+    /// A sentence with an exit code.
+    pub fn new(exit_code: u8, message: impl ToString) -> Self {
+        Self { exit_code, message: message.to_string() }
+    }
+}
+
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self::new(1, error)
+    }
+}
+
+/// Runs the command line of this process.
+pub fn main() -> ExitCode {
+    let result = match Cowl::try_parse() {
+        Ok(cowl) => execute(cowl),
+        Err(error) => usage(&error),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(Failure { exit_code, message }) => {
+            complain(&message);
+            ExitCode::from(exit_code)
+        }
+    }
+}
+
+/// Says what went wrong; where stderr is closed there is nobody to say it to.
+fn complain(message: &str) {
+    writeln!(io::stderr(), "cowl: {}", message.trim_end()).ok();
+}
+
+/// Writes to stdout. A reader that has gone away is no error (`cowl ps | head -1`).
+fn print(text: &[u8]) -> Result<(), Failure> {
+    let mut out = io::stdout().lock();
+    match out.write_all(text).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
+            Err(Failure::new(1, format!("cannot write the output: {error}")))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Help and version go to stdout; a mistake becomes one sentence.
+fn usage(error: &clap::Error) -> Result<u8, Failure> {
+    let words: Vec<OsString> = std::env::args_os().collect();
+    let running = words.iter().any(|word| word == "run");
+    match error.kind() {
+        ErrorKind::DisplayHelp | ErrorKind::DisplayVersion => {
+            print(error.render().to_string().as_bytes())?;
+            return Ok(0);
+        }
+        ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {
+            write!(io::stderr(), "{}", error.render()).ok();
+            return Ok(1);
+        }
+        _ => {}
+    }
+    let text = error.render().to_string();
+    let first = text.lines().next().unwrap_or_default();
+    let mut message = first.strip_prefix("error: ").unwrap_or(first).to_owned();
+    if let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
+        && error.kind() == ErrorKind::MissingRequiredArgument
+    {
+        message = format!("{} is missing", missing.join(" "));
+    }
+    let command = if running { "cowl run --help" } else { "cowl --help" };
+    let exit_code = if running { ENGINE_ERROR } else { 1 };
+    Err(Failure::new(exit_code, format!("{message}; see '{command}'")))
+}
+
+/// Where images and containers are kept, decided before the user namespace makes us root.
+fn default_root() -> Result<PathBuf, Failure> {
+    if nix::unistd::geteuid().is_root() {
+        return Ok("/var/lib/cowl".into());
+    }
+    let set =
+        |name: &str| std::env::var_os(name).map(PathBuf::from).filter(|dir| dir.is_absolute());
+    set("XDG_DATA_HOME")
+        .or_else(|| set("HOME").map(|home| home.join(".local/share")))
+        .map(|dir| dir.join("cowl"))
+        .ok_or_else(|| {
+            Failure::new(
+                ENGINE_ERROR,
+                "neither HOME nor XDG_DATA_HOME says where to keep containers: set one of them, \
+                 or give --root DIR",
+            )
+        })
+}
+
+/// What every command needs.
+#[derive(Debug)]
+pub struct Context {
+    /// Where everything is kept; absolute.
+    pub root: PathBuf,
+    /// How this process came to its privileges.
+    pub standing: Standing,
+}
+
+impl Context {
+    /// The image store.
+    pub fn store(&self) -> Result<Store, Failure> {
+        Ok(Store::open(&self.root)?)
+    }
+
+    /// The containers, after what was killed meanwhile has been put in order.
+    pub fn containers(&self) -> Result<Containers, Failure> {
+        self.store()?; // a store that is not ours must not be written into
+        let containers = Containers::open(&self.root)?;
+        containers.reclaim()?;
+        Ok(containers)
+    }
+}
+
+fn context(root: Option<PathBuf>) -> Result<Context, Failure> {
+    let root = root.or_else(|| std::env::var_os("COWL_ROOT").map(PathBuf::from));
+    let root = match root.filter(|dir| !dir.as_os_str().is_empty()) {
+        Some(dir) => dir,
+        None => default_root()?,
+    };
+    let root = std::path::absolute(&root).map_err(|error| {
+        Failure::new(1, format!("cannot use --root {}: {error}", root.display()))
+    })?;
+    let standing = userns::enter()?;
+    Ok(Context { root, standing })
+}
+
+fn execute(cowl: Cowl) -> Result<u8, Failure> {
+    if matches!(cowl.command, Command::Version) {
+        print(format!("cowl version {}\n", env!("CARGO_PKG_VERSION")).as_bytes())?;
+        return Ok(0);
+    }
+    let running = matches!(cowl.command, Command::Run(_));
+    let context = context(cowl.root).map_err(|failure| {
+        let exit_code = if running { ENGINE_ERROR } else { failure.exit_code };
+        Failure { exit_code, ..failure }
+    })?;
+    match cowl.command {
+        Command::Run(args) => run::run(args, &context),
+        Command::Ps(args) => ps::run(&args, &context),
+        Command::Rm(args) => rm::run(&args, &context),
+        Command::Diff(args) => diff::run(&args, &context),
+        Command::Info => info::run(&context),
+        Command::Version => Ok(0),
+    }
+}
+
+/// A path for messages.
+fn shown(path: &Path) -> String {
+    path.display().to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        <Cowl as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn words_after_the_image_belong_to_the_command() {
+        let line =
+            ["cowl", "run", "-it", "--rm", "-e", "A=1", "img", "sh", "-e", "--rm", "-c", "x"];
+        let cowl = Cowl::try_parse_from(line).unwrap();
+        let Command::Run(args) = cowl.command else { panic!("not run") };
+        assert_eq!(args.image_and_command, ["img", "sh", "-e", "--rm", "-c", "x"]);
+        assert!(Cowl::try_parse_from(["cowl", "run"]).is_err());
+        assert!(Cowl::try_parse_from(["cowl", "run", "--no-such", "img"]).is_err());
+        let root = Cowl::try_parse_from(["cowl", "--root", "/x", "run", "img", "--root"]).unwrap();
+        assert_eq!(root.root, Some("/x".into()));
+    }
+}

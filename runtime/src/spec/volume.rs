@@ -1,0 +1,168 @@
+//! `-v SOURCE:TARGET[:OPTIONS]`.
+
+use std::ffi::{OsStr, OsString};
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Component, Path, PathBuf};
+
+/// A directory or file of this machine shown in a container.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Volume {
+    /// On this machine; absolute.
+    pub source: PathBuf,
+    /// In the container; absolute and without `.` and `..`.
+    pub target: PathBuf,
+    /// Whether the container may not write.
+    pub read_only: bool,
+}
+
+/// Why a volume specification is refused.
+#[derive(Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// Not `SOURCE:TARGET[:OPTIONS]`.
+    #[error("invalid volume specification: '{0}': give SOURCE:TARGET or SOURCE:TARGET:ro")]
+    Form(String),
+    /// A volume name where a path is needed.
+    #[error(
+        "'{0}' is not an absolute path: named volumes do not exist yet, give a directory of this \
+         machine"
+    )]
+    Named(String),
+    /// A relative target.
+    #[error("invalid mount path: '{0}' mount path must be absolute")]
+    RelativeTarget(String),
+    /// The root directory as target.
+    #[error("invalid volume specification: '{0}': destination can't be '/'")]
+    Root(String),
+    /// An option that does not exist.
+    #[error("invalid mode: {0}: volume options are ro, rw, z and Z")]
+    Option(String),
+    /// Two volumes on one place.
+    #[error("Duplicate mount point: {0}")]
+    Duplicate(String),
+}
+
+/// A path without `.`, `..` and double slashes, by its letters alone (Go's `path.Clean`).
+pub fn clean(path: &Path) -> PathBuf {
+    let mut cleaned = PathBuf::from("/");
+    for part in path.components() {
+        match part {
+            Component::Normal(name) => cleaned.push(name),
+            Component::ParentDir => {
+                cleaned.pop();
+            }
+            Component::CurDir | Component::RootDir | Component::Prefix(_) => {}
+        }
+    }
+    cleaned
+}
+
+/// Reads one specification. A source that begins with `.` starts at `here`.
+pub fn parse(text: &OsStr, here: &Path) -> Result<Volume, VolumeError> {
+    let shown = || text.to_string_lossy().into_owned();
+    let mut parts = text.as_bytes().split(|byte| *byte == b':');
+    let (Some(source), Some(target), options, None) =
+        (parts.next(), parts.next(), parts.next(), parts.next())
+    else {
+        return Err(VolumeError::Form(shown()));
+    };
+    if source.is_empty() || target.is_empty() {
+        return Err(VolumeError::Form(shown()));
+    }
+    let source = Path::new(OsStr::from_bytes(source));
+    let target = Path::new(OsStr::from_bytes(target));
+    let relative =
+        matches!(source.components().next(), Some(Component::CurDir | Component::ParentDir));
+    if !source.is_absolute() && !relative {
+        return Err(VolumeError::Named(source.display().to_string()));
+    }
+    if !target.is_absolute() {
+        return Err(VolumeError::RelativeTarget(target.display().to_string()));
+    }
+    let target = clean(target);
+    if target == Path::new("/") {
+        return Err(VolumeError::Root(shown()));
+    }
+    let mut read_only = false;
+    for option in options.unwrap_or(b"rw").split(|byte| *byte == b',') {
+        match option {
+            b"ro" => read_only = true,
+            // z and Z relabel for SELinux, which has no effect on a host without it.
+            b"rw" | b"z" | b"Z" => {}
+            other => {
+                return Err(VolumeError::Option(
+                    OsString::from(OsStr::from_bytes(other)).display().to_string(),
+                ));
+            }
+        }
+    }
+    Ok(Volume { source: here.join(source), target, read_only })
+}
+
+/// Reads all specifications; the result is in mounting order, outer targets first.
+pub fn parse_all(texts: &[OsString], here: &Path) -> Result<Vec<Volume>, VolumeError> {
+    let mut all = texts.iter().map(|text| parse(text, here)).collect::<Result<Vec<_>, _>>()?;
+    all.sort_by(|a, b| a.target.cmp(&b.target));
+    for (one, next) in all.iter().zip(all.iter().skip(1)) {
+        if one.target == next.target {
+            return Err(VolumeError::Duplicate(one.target.display().to_string()));
+        }
+    }
+    Ok(all)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn volume(source: &str, target: &str, read_only: bool) -> Volume {
+        Volume { source: source.into(), target: target.into(), read_only }
+    }
+
+    #[test]
+    fn good_specifications() {
+        let here = Path::new("/here");
+        for (text, expected) in [
+            ("/a:/b", volume("/a", "/b", false)),
+            ("/a:/b:ro", volume("/a", "/b", true)),
+            ("/a:/b:rw,z", volume("/a", "/b", false)),
+            ("/a:/b/../c//d/.", volume("/a", "/c/d", false)),
+            ("./x:/b", volume("/here/./x", "/b", false)),
+            ("..:/b", volume("/here/..", "/b", false)),
+        ] {
+            let got = parse(text.as_ref(), here).unwrap();
+            assert_eq!(got.source.as_os_str(), expected.source.as_os_str(), "{text}");
+            assert_eq!(got, expected, "{text}");
+        }
+        let odd = OsStr::from_bytes(b"/\xff:/\xfe");
+        assert_eq!(parse(odd, here).unwrap().target.as_os_str().as_bytes(), b"/\xfe");
+    }
+
+    #[test]
+    fn bad_specifications() {
+        let here = Path::new("/here");
+        for text in [
+            "",
+            "/a",
+            "/a:",
+            ":/b",
+            "/a:/b:ro:x",
+            "name:/b",
+            "/a:b",
+            "/a:/",
+            "/a:/x/..",
+            "/a:/b:rx",
+        ] {
+            assert!(parse(text.as_ref(), here).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn outer_targets_first_and_no_duplicates() {
+        let list = ["/1:/b/c".into(), "/2:/a".into(), "/3:/b".into()];
+        let targets: Vec<_> =
+            parse_all(&list, Path::new("/")).unwrap().into_iter().map(|v| v.target).collect();
+        assert_eq!(targets, [Path::new("/a"), Path::new("/b"), Path::new("/b/c")]);
+        let twice = ["/1:/b".into(), "/2:/b/".into()];
+        assert!(matches!(parse_all(&twice, Path::new("/")), Err(VolumeError::Duplicate(_))));
+    }
+}
