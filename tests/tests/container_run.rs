@@ -81,7 +81,7 @@ fn exit_codes(machine: &Machine) {
     machine.cowl(["run", "--rm", "no-such-image", "true"]).fails(125, "no-such-image");
     machine.cowl(["run", "--rm", "Not//A:Name:At:All", "true"]).fails(125, "Not//A:Name:At:All");
     assert_eq!(machine.cowl(["run", "--no-such-option", "busybox", "true"]).code, Some(125));
-    assert_eq!(machine.cowl(["no-such-subcommand"]).code, Some(125));
+    assert_eq!(machine.cowl(["no-such-subcommand"]).code, Some(1));
     // What did not start leaves no container either.
     assert_eq!(machine.containers(), Vec::<String>::new());
 }
@@ -283,8 +283,7 @@ fn standard_input(machine: &Machine) {
 }
 
 fn large_output(machine: &Machine) {
-    let script =
-        "dd if=/dev/zero bs=1M count=20 2>/dev/null; head -c 5242880 /dev/zero >&2";
+    let script = "dd if=/dev/zero bs=1M count=20 2>/dev/null; head -c 5242880 /dev/zero >&2";
     let outcome = machine.busybox(["sh", "-c", script]);
     outcome.ends(0);
     assert_eq!((outcome.stdout.len(), outcome.stderr.len()), (20 << 20, 5 << 20));
