@@ -5,6 +5,7 @@
 
 mod age;
 mod diff;
+mod image;
 mod info;
 mod ps;
 mod rm;
@@ -46,6 +47,14 @@ enum Command {
     Rm(rm::Args),
     /// List what a container changed in its filesystem
     Diff(diff::Args),
+    /// Load images from an archive: `docker save`'s, or an OCI image layout
+    Load(image::load::Args),
+    /// Make an image of one layer from the archive of a root filesystem
+    Import(image::import::Args),
+    /// List images
+    Images(image::list::Args),
+    /// Remove images, or names of images
+    Rmi(image::rmi::Args),
     /// Show what this machine allows and what was chosen
     Info,
     /// Show the version
@@ -124,7 +133,9 @@ fn usage(error: &clap::Error) -> Result<u8, Failure> {
     if let Some(ContextValue::Strings(missing)) = error.get(ContextKind::InvalidArg)
         && error.kind() == ErrorKind::MissingRequiredArgument
     {
-        message = format!("{} is missing", missing.join(" "));
+        let missing = missing.join(" ");
+        let missing = missing.strip_suffix("...").unwrap_or(&missing);
+        message = format!("an argument is missing: {missing}");
     }
     let command = if running { "cowl run --help" } else { "cowl --help" };
     let exit_code = if running { ENGINE_ERROR } else { 1 };
@@ -202,6 +213,10 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Ps(args) => ps::run(&args, &context),
         Command::Rm(args) => rm::run(&args, &context),
         Command::Diff(args) => diff::run(&args, &context),
+        Command::Load(args) => image::load::run(&args, &context),
+        Command::Import(args) => image::import::run(&args, &context),
+        Command::Images(args) => image::list::run(&args, &context),
+        Command::Rmi(args) => image::rmi::run(&args, &context),
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }

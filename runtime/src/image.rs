@@ -4,6 +4,8 @@
 //! what a container needs is interpreted; the original bytes stay in the store as a blob, since
 //! their digest is the image's id.
 
+pub mod moment;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
