@@ -238,6 +238,18 @@ impl World {
     }
 }
 
+impl Drop for World {
+    /// After a failure: take the mount away whatever its state; errors have nobody left to hear.
+    fn drop(&mut self) {
+        if let Some(s) = self.server.take() {
+            s.kill();
+        }
+        if self.mounted {
+            let _: sys::R<()> = sys::umount(&self.m(""), libc::MNT_DETACH);
+        }
+    }
+}
+
 /// Where the initial content of a differential test lies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Place {

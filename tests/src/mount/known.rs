@@ -54,6 +54,8 @@ const TABLE: &[Known] = &[
     userns("d29_open_handles_follow_a_renamed_directory", NO_REDIRECT),
     userns("d29_rename_of_a_lower_directory", NO_REDIRECT),
     userns("d29_two_lower_directories_swap_places", NO_REDIRECT),
+    userns("model_userns", NO_REDIRECT),
+    userns("model_long_userns", NO_REDIRECT),
     userns("d26_rename_of_a_directory_copies_nothing", NO_REDIRECT),
 ];
 
