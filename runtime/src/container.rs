@@ -176,7 +176,7 @@ impl Containers {
                 all.push(container);
             }
         }
-        all.sort_by(|a, b| b.config.created.cmp(&a.config.created));
+        all.sort_by_key(|container| std::cmp::Reverse(container.config.created));
         Ok(all)
     }
 

@@ -11,4 +11,3 @@ pub mod mount;
 pub mod network;
 pub mod process;
 pub mod tty;
-pub mod xattr;

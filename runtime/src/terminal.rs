@@ -15,7 +15,7 @@ use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, splice};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::stat::Mode;
+use nix::sys::stat::{Mode, SFlag, fstat};
 use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, pipe2, read, write};
 
@@ -161,9 +161,16 @@ enum End {
     Unwritable,
 }
 
-/// Copies until one side ends: inside the kernel where one of the two is a pipe.
-fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, direct: bool) -> End {
-    let mut direct = direct;
+/// Whether splice(2) may write to `to`. Not to a file: it takes the file's position when it is
+/// called, waits for data, and puts the position back afterwards, over what others (the thread
+/// that copies stderr into the same file, say) have written meanwhile.
+fn spliceable(to: BorrowedFd<'_>) -> bool {
+    fstat(to).is_ok_and(|stat| stat.st_mode & SFlag::S_IFMT.bits() == SFlag::S_IFIFO.bits())
+}
+
+/// Copies until one side ends: from pipe to pipe inside the kernel.
+fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> End {
+    let mut direct = spliceable(to);
     let mut buffer = Vec::new();
     loop {
         if direct {
@@ -171,7 +178,7 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>, direct: bool) -> End {
                 Ok(0) => return End::Eof,
                 Ok(_) | Err(Errno::EINTR) => {}
                 Err(Errno::EPIPE) => return End::Unwritable,
-                // Appending files, some terminals, non-blocking streams: by hand.
+                // Some terminals, non-blocking streams: by hand.
                 Err(_) => direct = false,
             }
             continue;
@@ -207,7 +214,7 @@ pub fn copy_pipes(ours: OurEnds) -> Copying {
         // Never joined: it may wait for the caller's keyboard for ever. Dropping the pipe at the
         // end is the half-close that the container sees.
         std::thread::spawn(move || {
-            copy(io::stdin().as_fd(), input.as_fd(), true);
+            copy(io::stdin().as_fd(), input.as_fd());
         });
     }
     let out = std::thread::spawn(move || drain(&output, io::stdout().as_fd()));
@@ -218,7 +225,7 @@ pub fn copy_pipes(ours: OurEnds) -> Copying {
 /// Copies a container's output. A caller that stopped reading closes the pipe, so that the
 /// container notices as it would without us.
 fn drain(from: &OwnedFd, to: BorrowedFd<'_>) {
-    copy(from.as_fd(), to, true);
+    copy(from.as_fd(), to);
 }
 
 /// Starts copying between the caller's terminal and a container's.
@@ -228,7 +235,7 @@ pub fn copy_terminal(master: OwnedFd, interactive: bool) -> Copying {
     if interactive {
         let master = Arc::clone(&master);
         std::thread::spawn(move || {
-            let end = copy(io::stdin().as_fd(), master.as_fd(), false);
+            let end = copy(io::stdin().as_fd(), master.as_fd());
             if end == End::Eof {
                 // End of file, as typed: a terminal has no half-close.
                 write_all(master.as_fd(), &[4]);
@@ -239,7 +246,7 @@ pub fn copy_terminal(master: OwnedFd, interactive: bool) -> Copying {
         let (master, ended) = (Arc::clone(&master), Arc::clone(&ended));
         std::thread::spawn(move || {
             // While the container lives, it may close its terminal and open it again.
-            while copy(master.as_fd(), io::stdout().as_fd(), false) == End::Unreadable(Errno::EIO)
+            while copy(master.as_fd(), io::stdout().as_fd()) == End::Unreadable(Errno::EIO)
                 && !ended.load(Ordering::Acquire)
             {
                 std::thread::sleep(HANGUP_PAUSE);
@@ -275,35 +282,68 @@ mod tests {
     use std::fs::File;
     use std::io::{Read, Write};
 
-    #[test]
-    fn copies_with_and_without_the_kernels_help() {
-        for direct in [true, false] {
-            let (from, mut feed) = {
-                let (read, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
-                (read, File::from(write))
-            };
-            let mut target = tempfile::tempfile().unwrap();
-            let data: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
-            let expected = data.clone();
-            let writer = std::thread::spawn(move || feed.write_all(&data).unwrap());
-            assert_eq!(copy(from.as_fd(), target.as_fd(), direct), End::Eof);
-            writer.join().unwrap();
-            let mut got = Vec::new();
-            io::Seek::rewind(&mut target).unwrap();
-            target.read_to_end(&mut got).unwrap();
-            assert!(got == expected, "direct: {direct}");
-        }
+    fn pipe() -> (OwnedFd, OwnedFd) {
+        pipe2(OFlag::O_CLOEXEC).unwrap()
     }
 
     #[test]
-    fn an_appending_file_is_written_by_hand() {
+    fn copies_to_pipes_and_files() {
+        let data: Vec<u8> = (0..1_000_000u32).map(|n| n as u8).collect();
+        let feed = |write: OwnedFd| {
+            let data = data.clone();
+            std::thread::spawn(move || File::from(write).write_all(&data).unwrap())
+        };
+        let (from, write) = pipe();
+        let writer = feed(write);
+        let mut file = tempfile::tempfile().unwrap();
+        assert_eq!(copy(from.as_fd(), file.as_fd()), End::Eof);
+        writer.join().unwrap();
+        let mut got = Vec::new();
+        io::Seek::rewind(&mut file).unwrap();
+        file.read_to_end(&mut got).unwrap();
+        assert!(got == data);
+
+        let (from, write) = pipe();
+        let (result, to) = pipe();
+        let writer = feed(write);
+        let reader = std::thread::spawn(move || {
+            let mut got = Vec::new();
+            File::from(result).read_to_end(&mut got).unwrap();
+            got
+        });
+        assert_eq!(copy(from.as_fd(), to.as_fd()), End::Eof);
+        drop(to);
+        writer.join().unwrap();
+        assert!(reader.join().unwrap() == data);
+    }
+
+    #[test]
+    fn two_streams_into_one_file_do_not_overwrite_each_other() {
+        let mut file = tempfile::tempfile().unwrap();
+        let ((one, feed_one), (two, feed_two)) = (pipe(), pipe());
+        let target = file.try_clone().unwrap(); // the same open file, as after `2>&1`
+        let idle = std::thread::spawn(move || copy(two.as_fd(), target.as_fd()));
+        std::thread::sleep(Duration::from_millis(50));
+        File::from(feed_one).write_all(b"first").unwrap();
+        copy(one.as_fd(), file.as_fd());
+        drop(feed_two);
+        idle.join().unwrap();
+        file.write_all(b" second").unwrap();
+        io::Seek::rewind(&mut file).unwrap();
+        let mut got = String::new();
+        file.read_to_string(&mut got).unwrap();
+        assert_eq!(got, "first second");
+    }
+
+    #[test]
+    fn an_appending_file_is_appended_to() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("log");
         std::fs::write(&path, "old ").unwrap();
         let append = std::fs::OpenOptions::new().append(true).open(&path).unwrap();
-        let (from, write) = pipe2(OFlag::O_CLOEXEC).unwrap();
+        let (from, write) = pipe();
         File::from(write).write_all(b"new").unwrap();
-        assert_eq!(copy(from.as_fd(), append.as_fd(), true), End::Eof);
+        assert_eq!(copy(from.as_fd(), append.as_fd()), End::Eof);
         assert_eq!(std::fs::read(&path).unwrap(), b"old new");
     }
 }

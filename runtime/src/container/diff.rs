@@ -17,10 +17,13 @@ use std::path::{Path, PathBuf};
 
 use super::record::same_path;
 use super::{Container, Error, io_error};
-use crate::sys::xattr;
+use crate::sys::attribute;
 
 /// The id that the kernel shows for owners a user namespace does not have.
 const OVERFLOW_ID: u32 = 65_534;
+
+/// The file that marks an opaque directory where there are no xattrs.
+const OPAQUE_MARKER: &str = ".wh..wh..opq";
 
 /// What happened to a path.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -58,21 +61,21 @@ fn is_whiteout(path: &Path, found: &Metadata) -> bool {
             && found.len() == 0
             && [c"trusted.overlay.whiteout", c"user.overlay.whiteout"]
                 .into_iter()
-                .any(|name| xattr::of_path(path, name).is_some()))
+                .any(|name| attribute::of_path(path, name).is_some()))
 }
 
 fn is_opaque(path: &Path) -> bool {
     [c"trusted.overlay.opaque", c"user.overlay.opaque", c"user.fuseoverlayfs.opaque"]
         .into_iter()
-        .any(|name| xattr::of_path(path, name).as_deref() == Some(b"y"))
-        || path.join(".wh..wh..opq").symlink_metadata().is_ok()
+        .any(|name| attribute::of_path(path, name).as_deref() == Some(b"y"))
+        || path.join(OPAQUE_MARKER).symlink_metadata().is_ok()
 }
 
 /// Where the content of a renamed directory lies in the layers below.
 fn redirect(path: &Path, parent: Option<&Path>) -> Option<PathBuf> {
     let value = [c"trusted.overlay.redirect", c"user.overlay.redirect"]
         .into_iter()
-        .find_map(|name| xattr::of_path(path, name))?;
+        .find_map(|name| attribute::of_path(path, name))?;
     let target = Path::new(OsStr::from_bytes(&value));
     match target.strip_prefix("/") {
         Ok(inside) => Some(inside.to_owned()),
@@ -191,6 +194,9 @@ impl Scan<'_> {
         let mut changed = false;
         for entry in fs::read_dir(&place).map_err(io_error("list", &place))? {
             let name = entry.map_err(io_error("list", &place))?.file_name();
+            if name == OPAQUE_MARKER {
+                continue;
+            }
             changed |=
                 self.entry(&dir.join(&name), origin.map(|origin| origin.join(&name)), origin)?;
         }

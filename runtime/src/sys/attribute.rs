@@ -52,8 +52,11 @@ pub fn get(fd: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
     })
 }
 
+/// Name and value of an attribute.
+pub type Attribute = (Vec<u8>, Vec<u8>);
+
 /// All attributes of the open file `fd`: names and values.
-pub fn all(fd: BorrowedFd<'_>) -> Result<Vec<(Vec<u8>, Vec<u8>)>, Errno> {
+pub fn all(fd: BorrowedFd<'_>) -> Result<Vec<Attribute>, Errno> {
     let names = match sized(|buffer, length| {
         // SAFETY: a buffer of the stated length.
         unsafe { libc::flistxattr(fd.as_raw_fd(), buffer.cast(), length) }
@@ -87,4 +90,15 @@ pub fn set_entry(
         libc::lsetxattr(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0)
     };
     Errno::result(result).map(drop)
+}
+
+/// The value of attribute `name` of what is at `path`, not following a link; none when it is not
+/// there or cannot be read.
+pub fn of_path(path: &std::path::Path, name: &CStr) -> Option<Vec<u8>> {
+    let path = c_string(std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())).ok()?;
+    sized(|buffer, length| {
+        // SAFETY: valid C strings, and a buffer of the stated length.
+        unsafe { libc::lgetxattr(path.as_ptr(), name.as_ptr(), buffer.cast(), length) }
+    })
+    .ok()
 }
