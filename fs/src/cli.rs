@@ -1,0 +1,291 @@
+//! The command line of `cowlfs`, compatible with fuse-overlayfs's.
+
+use std::ffi::OsString;
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use crate::options::{OptionError, Options};
+use crate::serve::mount::{Mount, MountError, MountOptions, mount};
+use crate::serve::{Policy, Session};
+use crate::start::{StartError, open_union};
+use crate::sys::{self, Errno};
+
+const USAGE: &str = "\
+usage: cowlfs [-f] [--ready-fd FD] -o OPTION[,OPTION…] [SOURCE] MOUNTPOINT
+
+Mounts a union of directories, copying on write.
+
+  -f               stay in the foreground
+  --ready-fd FD    write one byte to FD once the mount is usable
+  -o OPTION,…      see below; may be repeated
+  -h, --help       this text
+  -V, --version    the version
+
+Options (a backslash takes the next character of a path literally):
+  lowerdir=A:B:C   read-only layers, topmost first
+  upperdir=DIR     takes all changes; without it the mount is read-only
+  workdir=DIR      scratch directory on the same filesystem as upperdir
+  volatile         never wait for the disk; the upper is lost after a crash of the machine
+  fsync=0          answer fsync at once
+  uidmapping=IN:OUT:LEN[:…]  gidmapping=…  squash_to_root  squash_to_uid=N  squash_to_gid=N
+  noacl            neither enforce nor show POSIX ACLs
+  static_nlink     show a link count of 1 for every file
+  timeout=SECONDS  how long the kernel may keep names and attributes (default: for ever)
+  one_file_system  show directories that others are mounted on, in a lower, as empty
+  hide=A:B         paths of the host that the lowers do not show
+  unmapped_to_root owners in lowers that this user namespace does not map are shown as root
+  allow_other      other users may look in (always so for root)
+  fsname=NAME      first column of the table of mounts
+  ro nosuid nodev noexec noatime …   as mount(8)
+";
+
+/// Why the program ends with a failure; the text is what the user reads.
+#[derive(Debug, thiserror::Error)]
+enum Failure {
+    #[error("{0}; see cowlfs --help")]
+    Usage(String),
+    #[error("{0}")]
+    Option(#[from] OptionError),
+    #[error("{0}")]
+    Start(#[from] StartError),
+    #[error("{0}")]
+    Mount(#[from] MountError),
+    #[error("mount point {path}: {why}", path = .0.display(), why = .1)]
+    MountPoint(PathBuf, std::io::Error),
+    #[error("cannot {0}: {why}", why = .1.desc())]
+    System(&'static str, Errno),
+    #[error("the kernel ended the conversation: {why}", why = .0.desc())]
+    Session(Errno),
+}
+
+/// What the arguments ask for.
+struct Arguments {
+    foreground: bool,
+    ready: Option<i32>,
+    options: Options,
+    mountpoint: PathBuf,
+}
+
+enum Request {
+    Say(String),
+    Mount(Box<Arguments>),
+}
+
+fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
+    let usage = |text: &str| Failure::Usage(text.into());
+    let (mut foreground, mut ready) = (false, None);
+    let mut options = Options::default();
+    let mut positional: Vec<PathBuf> = Vec::new();
+    let mut args = args.into_iter();
+    let mut only_positional = false;
+    while let Some(arg) = args.next() {
+        let bytes = arg.as_bytes();
+        if only_positional || !bytes.starts_with(b"-") || bytes == b"-" {
+            positional.push(arg.into());
+            continue;
+        }
+        match bytes {
+            b"--" => only_positional = true,
+            b"-f" | b"--foreground" => foreground = true,
+            // fuse-overlayfs's debug output means staying in the foreground, too.
+            b"-d" | b"--debug" => foreground = true,
+            b"-s" => {} // libfuse's "one thread": the answers are the same
+            b"-h" | b"--help" => return Ok(Request::Say(USAGE.into())),
+            b"-V" | b"--version" => {
+                return Ok(Request::Say(format!("cowlfs {}\n", env!("CARGO_PKG_VERSION"))));
+            }
+            b"-o" => {
+                let value = args.next().ok_or_else(|| usage("-o needs options"))?;
+                options.add(value.as_bytes())?;
+            }
+            b"--ready-fd" => {
+                let value = args.next().ok_or_else(|| usage("--ready-fd needs a number"))?;
+                let number = value.to_str().and_then(|v| v.parse().ok());
+                ready = Some(number.ok_or_else(|| usage("--ready-fd needs a number"))?);
+            }
+            _ => match bytes.strip_prefix(b"-o") {
+                Some(value) => options.add(value)?,
+                None => return Err(Failure::Usage(format!("unknown argument {}", arg.display()))),
+            },
+        }
+    }
+    // mount(8) calls a helper with the source before the mount point.
+    let mountpoint = match positional.len() {
+        0 => return Err(usage("no mount point given")),
+        1 | 2 => positional.pop().ok_or_else(|| usage("no mount point given"))?,
+        _ => return Err(usage("more than one mount point given")),
+    };
+    options.check()?;
+    Ok(Request::Mount(Box::new(Arguments { foreground, ready, options, mountpoint })))
+}
+
+/// Runs the program; returns its exit status.
+pub fn main(args: Vec<OsString>) -> ExitCode {
+    let done = match parse(args) {
+        Ok(Request::Say(text)) => {
+            print!("{text}");
+            return ExitCode::SUCCESS;
+        }
+        Ok(Request::Mount(arguments)) => run(*arguments),
+        Err(e) => Err(e),
+    };
+    match done {
+        Ok(code) => code,
+        Err(e) => {
+            eprintln!("cowlfs: {e}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
+    for name in &arguments.options.unknown {
+        eprintln!("cowlfs: warning: option {name} is not known and has no effect");
+    }
+    // The daemon changes its working directory.
+    let given = &arguments.mountpoint;
+    arguments.mountpoint =
+        given.canonicalize().map_err(|e| Failure::MountPoint(given.clone(), e))?;
+    let ready = arguments
+        .ready
+        .map(|fd| sys::fuse::adopt(fd).map_err(|e| Failure::System("use the ready descriptor", e)))
+        .transpose()?;
+    if arguments.foreground {
+        return serve(&arguments, ready, None);
+    }
+    let pipe = || Failure::System("make a pipe", Errno::EMFILE);
+    let (mut reader, writer) = std::io::pipe().map_err(|_| pipe())?;
+    let child = sys::process::fork().map_err(|e| Failure::System("go to the background", e))?;
+    match child {
+        None => {
+            drop(reader);
+            serve(&arguments, ready, Some(writer.into()))
+        }
+        Some(_) => {
+            drop(writer);
+            // One byte: the mount is usable. None: the child has said why not.
+            let mut byte = [0u8];
+            match reader.read(&mut byte) {
+                Ok(1) => Ok(ExitCode::SUCCESS),
+                _ => Ok(ExitCode::FAILURE),
+            }
+        }
+    }
+}
+
+fn mount_options(options: &Options) -> MountOptions {
+    let mut flags = options.mount_flags.iter().fold(0, |all, (bit, _)| all | bit);
+    let mut names: Vec<String> =
+        options.mount_flags.iter().map(|(_, name)| (*name).to_owned()).collect();
+    if options.upper.is_none() && flags & libc::MS_RDONLY == 0 {
+        flags |= libc::MS_RDONLY;
+        names.push("ro".into());
+    }
+    let (uid, _) = sys::process::ids();
+    MountOptions {
+        source: options.fsname.clone().unwrap_or_else(|| b"cowlfs".to_vec()),
+        flags,
+        flag_names: names,
+        allow_other: options.allow_other.unwrap_or(uid == 0),
+        extra: options.kernel.clone(),
+    }
+}
+
+/// Tells whoever waits that the mount is usable.
+fn announce(fd: OwnedFd) {
+    let mut file = std::fs::File::from(fd);
+    // Nobody may be listening any more; the mount serves others all the same.
+    let _nobody = file.write_all(b"1");
+}
+
+fn serve(
+    arguments: &Arguments,
+    ready: Option<OwnedFd>,
+    parent: Option<OwnedFd>,
+) -> Result<ExitCode, Failure> {
+    let options = &arguments.options;
+    sys::process::clear_umask();
+    sys::process::block_signals().map_err(|e| Failure::System("block signals", e))?;
+    let path: &Path = &arguments.mountpoint;
+    let overlay = open_union(options, Some(path))?;
+    let acls = !options.no_acl && overlay.upper().is_none_or(|u| u.features().acls);
+    let mut policy = Policy::new(overlay.writable(), acls);
+    if let Some(seconds) = options.timeout {
+        policy.set_timeout(seconds);
+    }
+    let (mounted, device) = mount(path, &mount_options(options))?;
+    let session = match Session::start(overlay, device, policy) {
+        Ok(session) => Arc::new(session),
+        Err(e) => {
+            mounted.unmount();
+            return Err(Failure::Session(e));
+        }
+    };
+    end_on_signal(&mounted)?;
+    if parent.is_some() {
+        // Errors have been told by now; from here on there is nobody to tell.
+        sys::process::detach().map_err(|e| Failure::System("leave the terminal", e))?;
+    }
+    for fd in ready.into_iter().chain(parent) {
+        announce(fd);
+    }
+    let done = session.run().map_err(Failure::Session);
+    if let Some(upper) = session.overlay().upper() {
+        upper.close().map_err(|e| Failure::System("finish the volatile upper", e))?;
+    }
+    done.map(|()| ExitCode::SUCCESS)
+}
+
+/// Starts the thread that unmounts when the program is told to end.
+fn end_on_signal(mounted: &Mount) -> Result<(), Failure> {
+    let mounted = mounted.clone();
+    std::thread::Builder::new()
+        .name("cowlfs-signal".into())
+        .spawn(move || {
+            sys::process::wait_signal();
+            if !mounted.unmount() {
+                // Its last users would keep the program for ever.
+                std::process::exit(0);
+            }
+        })
+        .map(drop)
+        .map_err(|_| Failure::System("start a thread", Errno::EAGAIN))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(list: &[&str]) -> Vec<OsString> {
+        list.iter().map(Into::into).collect()
+    }
+
+    #[test]
+    fn sources_and_joined_options() {
+        let Ok(Request::Mount(a)) =
+            parse(args(&["-f", "-olowerdir=/a", "overlay", "/m", "-o", "ro"]))
+        else {
+            panic!("refused");
+        };
+        assert!(a.foreground);
+        assert_eq!(a.mountpoint, PathBuf::from("/m"));
+    }
+
+    #[test]
+    fn mistakes_are_refused() {
+        for bad in [
+            &["-f"][..],
+            &["-o"],
+            &["--frob", "/m"],
+            &["-o", "lowerdir=/a"],
+            &["-o", "lowerdir=/a", "a", "b", "c"],
+            &["--ready-fd", "x", "/m"],
+        ] {
+            assert!(parse(args(bad)).is_err(), "{bad:?}");
+        }
+    }
+}

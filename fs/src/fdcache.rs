@@ -1,0 +1,104 @@
+//! Open descriptors, kept while there is room.
+//!
+//! A mount may know millions of files but may hold only some thousands of descriptors. Directories
+//! (as bases for names) and file data are kept in two LRU caches; whoever needs one holds an `Arc`,
+//! so closing happens when the last user is done.
+
+use std::num::NonZeroUsize;
+use std::os::fd::OwnedFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use lru::LruCache;
+use parking_lot::Mutex;
+
+use crate::ident::NodeId;
+
+/// Names a directory in the cache, whichever layer it belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DirKey(u64);
+
+/// An open regular file.
+#[derive(Clone, Debug)]
+pub struct DataFd {
+    /// The file.
+    pub fd: Arc<OwnedFd>,
+    /// Whether it was opened for writing; only files of the upper ever are.
+    pub writable: bool,
+}
+
+/// The caches of one mount.
+#[derive(Debug)]
+pub struct FdCache {
+    next: AtomicU64,
+    dirs: Mutex<LruCache<DirKey, Arc<OwnedFd>>>,
+    data: Mutex<LruCache<NodeId, DataFd>>,
+}
+
+/// Share of the open-file limit given to each of the two caches: a quarter; the rest is for
+/// unlinked files that are still open and for work in progress.
+const SHARE: u64 = 4;
+/// No cache is larger than this, whatever the limit: beyond it, memory in the kernel is wasted.
+const MOST: u64 = 2048;
+/// Nor smaller.
+const LEAST: u64 = 16;
+
+impl FdCache {
+    /// Caches sized for a process that may have `limit` open files.
+    pub fn new(limit: u64) -> FdCache {
+        let n = usize::try_from((limit / SHARE).clamp(LEAST, MOST)).unwrap_or(LEAST as usize);
+        let n = NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        FdCache {
+            next: AtomicU64::new(1),
+            dirs: Mutex::new(LruCache::new(n)),
+            data: Mutex::new(LruCache::new(n)),
+        }
+    }
+
+    /// A key for a directory not seen before.
+    pub fn new_key(&self) -> DirKey {
+        DirKey(self.next.fetch_add(1, Ordering::Relaxed))
+    }
+
+    /// The directory's descriptor if it is open.
+    pub fn get(&self, key: DirKey) -> Option<Arc<OwnedFd>> {
+        self.dirs.lock().get(&key).cloned()
+    }
+
+    /// Keeps a directory's descriptor.
+    pub fn put(&self, key: DirKey, fd: &Arc<OwnedFd>) {
+        let old = self.dirs.lock().push(key, Arc::clone(fd));
+        drop(old); // closed outside the lock
+    }
+
+    /// Closes a directory's descriptor.
+    pub fn drop_dir(&self, key: DirKey) {
+        let old = self.dirs.lock().pop(&key);
+        drop(old);
+    }
+
+    /// The file's data descriptor if it is open.
+    pub fn data(&self, node: NodeId) -> Option<DataFd> {
+        self.data.lock().get(&node).cloned()
+    }
+
+    /// Keeps a file's data descriptor.
+    pub fn put_data(&self, node: NodeId, fd: &DataFd) {
+        let old = self.data.lock().push(node, fd.clone());
+        drop(old);
+    }
+
+    /// Closes a file's data descriptor.
+    pub fn drop_data(&self, node: NodeId) {
+        let old = self.data.lock().pop(&node);
+        drop(old);
+    }
+
+    /// Closes everything that is merely cached (before unmounting, and on `EMFILE`).
+    pub fn clear(&self) {
+        let mut dirs = self.dirs.lock();
+        let mut data = self.data.lock();
+        dirs.clear();
+        data.clear();
+    }
+}

@@ -1,0 +1,115 @@
+//! What a read-only lower layer can answer.
+//!
+//! A layer knows nothing of the others: it tells what it holds under a name, including the marks
+//! that hide names of the layers below it. It is never written. Positions in a layer ([`LowerRef`])
+//! are stable for the life of a mount, because a layer does not change.
+
+pub mod hostdir;
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
+
+use crate::attr::{Attr, Kind};
+use crate::ident::LayerId;
+use crate::sys::Result;
+use hostdir::HostDir;
+
+/// A file or directory of a lower layer.
+#[derive(Clone, Debug)]
+pub struct LowerRef {
+    /// Which layer.
+    pub layer: LayerId,
+    /// Where in it.
+    pub at: At,
+}
+
+/// A position inside a layer, by kind of layer.
+#[derive(Clone, Debug)]
+pub enum At {
+    /// A directory of a host directory tree.
+    HostDir(Arc<HostDir>),
+    /// A non-directory of a host directory tree: its directory and name.
+    HostFile(Arc<HostDir>, Box<[u8]>),
+}
+
+/// What a layer holds under one name.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// Nothing: the next layer decides.
+    Nothing,
+    /// A whiteout: the name is hidden in all layers below.
+    Whiteout,
+    /// An object.
+    Object(LowerRef, Attr),
+}
+
+/// One entry of a listing.
+#[derive(Debug)]
+pub struct Listed<'a> {
+    /// The name that is shown or hidden.
+    pub name: &'a [u8],
+    /// Its inode number in the layer (0 for a whiteout).
+    pub ino: u64,
+    /// Its type; `None` for a whiteout.
+    pub kind: Option<Kind>,
+}
+
+/// Data of a lower file: a range of an open file.
+#[derive(Clone, Debug)]
+pub struct LowerData {
+    /// The open file.
+    pub fd: Arc<OwnedFd>,
+}
+
+impl LowerData {
+    /// The descriptor, for reading.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+/// Marks on a directory of a layer.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct DirMarks {
+    /// The same directory of the layers below is hidden.
+    pub opaque: bool,
+    /// The layers below hold its content at this path (overlayfs `redirect`).
+    pub redirect: Option<Vec<u8>>,
+}
+
+/// A read-only layer.
+pub trait Layer: Send + Sync + std::fmt::Debug {
+    /// Its root directory.
+    fn root(&self) -> LowerRef;
+    /// The device number (`st_dev`) its inode numbers belong to.
+    fn dev(&self) -> u64;
+    /// What it holds under `name` in `dir`.
+    fn lookup(&self, dir: &LowerRef, name: &[u8]) -> Result<Found>;
+    /// The position of `name`, which a listing of `dir` has just shown to be a `kind`.
+    fn child(&self, dir: &LowerRef, name: &[u8], kind: Kind) -> Result<LowerRef>;
+    /// Calls `sink` for each name of `dir`, whiteouts included, in any order, each name once;
+    /// returns the marks on `dir` itself.
+    fn list(
+        &self,
+        dir: &LowerRef,
+        sink: &mut dyn FnMut(Listed<'_>) -> Result<()>,
+    ) -> Result<DirMarks>;
+    /// The marks on `dir`, without listing it.
+    fn marks(&self, dir: &LowerRef) -> Result<DirMarks>;
+    /// Attributes.
+    fn attr(&self, at: &LowerRef) -> Result<Attr>;
+    /// Birth time, where known.
+    fn birth_time(&self, at: &LowerRef) -> Result<Option<crate::attr::Time>>;
+    /// Target of a symbolic link.
+    fn readlink(&self, at: &LowerRef) -> Result<Vec<u8>>;
+    /// Value of an xattr (`ENODATA` when absent).
+    fn xattr(&self, at: &LowerRef, name: &[u8]) -> Result<Vec<u8>>;
+    /// Names of all xattrs, each ended by a NUL.
+    fn xattr_names(&self, at: &LowerRef) -> Result<Vec<u8>>;
+    /// Opens a regular file for reading.
+    fn open(&self, at: &LowerRef) -> Result<LowerData>;
+    /// Path from the layer's root, without a leading slash (for redirects).
+    fn path(&self, at: &LowerRef) -> Vec<u8>;
+    /// A descriptor of the root directory, for filesystem statistics.
+    fn root_fd(&self) -> BorrowedFd<'_>;
+}

@@ -1,0 +1,299 @@
+//! The union itself: typed operations over the layers, without a mount.
+//!
+//! [`Overlay`] knows nothing of FUSE. Each operation is a file under `overlay/`. The order of locks
+//! (see `docs/concurrency.md`): nodes' `copying`, child before parent → `tree` (shared and
+//! recursive for whoever walks along upper names; exclusive for directory renames) → directories'
+//! `merged`, by node number → nodes' `state` → the table's and caches' own, which never leave their
+//! module. No data is copied and nothing is synced under anything wider than one file's `copying`.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+
+use parking_lot::{MutexGuard, RwLock};
+
+use crate::attr::{Attr, Kind};
+use crate::fdcache::FdCache;
+use crate::format;
+use crate::ident::{FileKey, FsTable, LayerId, NodeId};
+use crate::idmap::IdMap;
+use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
+use crate::layer::{Layer, LowerRef};
+use crate::sys::{self, Errno, Result};
+use crate::upper::Upper;
+
+mod attr;
+mod copyup;
+mod create;
+mod data;
+mod link;
+mod lookup;
+mod readdir;
+mod rename;
+mod scan;
+mod unlink;
+mod xattr;
+
+pub use attr::{SetAttr, StatFs};
+pub use create::{Caller, NewNode};
+pub use readdir::DirEntry;
+pub use xattr::SetXattr;
+
+/// Choices that shape a union; everything else is found out from the layers.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Show this link count for every non-directory (`static_nlink`).
+    pub static_nlink: bool,
+    /// How owner ids are shown and stored.
+    pub ids: IdMap,
+    /// fsync requests are answered without doing anything (`fsync=0`).
+    pub no_fsync: bool,
+}
+
+/// A union of layers.
+#[derive(Debug)]
+pub struct Overlay {
+    settings: Settings,
+    lowers: Vec<Box<dyn Layer>>,
+    upper: Option<Upper>,
+    fs: FsTable,
+    nodes: Table,
+    fds: Arc<FdCache>,
+    /// Shared by whoever walks along names of the upper, exclusive while a directory is renamed.
+    tree: RwLock<()>,
+    root: Arc<Node>,
+}
+
+/// A node the caller holds a pin on, with its attributes.
+#[derive(Debug)]
+pub struct Looked {
+    /// The node; its pin is given back with [`Overlay::forget`].
+    pub node: Arc<Node>,
+    /// Its attributes, as users see them.
+    pub attr: Attr,
+}
+
+impl Overlay {
+    /// A union of `lowers` (topmost first) under `upper`.
+    ///
+    /// # Errors
+    /// Any errno of reading the roots.
+    pub fn new(
+        lowers: Vec<Box<dyn Layer>>,
+        upper: Option<Upper>,
+        fds: Arc<FdCache>,
+        settings: Settings,
+    ) -> Result<Overlay> {
+        let mut fs = FsTable::default();
+        if let Some(upper) = &upper {
+            fs.add(upper.dev());
+        }
+        for layer in &lowers {
+            fs.add(layer.dev());
+        }
+        let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
+        let nodes = Table::new();
+        let (attr, place) = match (&upper, roots.first(), lowers.first()) {
+            (Some(upper), ..) => (sys::dir::fstat(upper.root())?, Place::Upper),
+            (None, Some(root), Some(layer)) => (layer.attr(root)?, Place::Lower(root.clone())),
+            _ => return Err(Errno::EINVAL),
+        };
+        let key = FileKey { fs: fs.number(attr.dev).unwrap_or(0), ino: attr.ino };
+        let root = nodes.insert(Node {
+            id: nodes.new_id(),
+            key,
+            kind: Kind::Dir,
+            state: RwLock::new(State { links: Vec::new(), place, held: None, nlink: None }),
+            copying: parking_lot::Mutex::new(()),
+            dir: Some(Box::new(DirPart {
+                key: fds.new_key(),
+                links: Arc::default(),
+                parent_lowers: Arc::default(),
+                merged: parking_lot::Mutex::new(Names::new(roots)),
+            })),
+            keyed: AtomicBool::new(false),
+        });
+        Ok(Overlay { settings, lowers, upper, fs, nodes, fds, tree: RwLock::new(()), root })
+    }
+
+    /// Whether anything can be changed.
+    pub fn writable(&self) -> bool {
+        self.upper.is_some()
+    }
+
+    /// The write layer.
+    pub fn upper(&self) -> Option<&Upper> {
+        self.upper.as_ref()
+    }
+
+    fn need_upper(&self) -> Result<&Upper> {
+        self.upper.as_ref().ok_or(Errno::EROFS)
+    }
+
+    fn layer(&self, id: LayerId) -> Result<&dyn Layer> {
+        self.lowers.get(id.index()).map(|l| &**l).ok_or(Errno::EIO)
+    }
+
+    /// The node of a number the kernel sent.
+    ///
+    /// # Errors
+    /// `ESTALE` for a number that is not (or no longer) known.
+    pub fn node(&self, id: NodeId) -> Result<Arc<Node>> {
+        if id == NodeId::ROOT {
+            return Ok(Arc::clone(&self.root));
+        }
+        self.nodes.get(id).ok_or(Errno::ESTALE)
+    }
+
+    /// Gives back `n` pins of a node.
+    pub fn forget(&self, id: NodeId, n: u64) {
+        for node in self.nodes.unpin(id, n) {
+            self.fds.drop_data(node.id);
+            if let Some(dir) = &node.dir {
+                self.fds.drop_dir(dir.key);
+            }
+        }
+    }
+
+    /// Number of nodes known (for the log and tests).
+    pub fn node_count(&self) -> usize {
+        self.nodes.len()
+    }
+
+    /// The identity of a host object with these attributes.
+    fn key_of(&self, attr: &Attr) -> FileKey {
+        FileKey { fs: self.fs.number(attr.dev).unwrap_or(u16::MAX), ino: attr.ino }
+    }
+
+    /// The descriptor of a directory's upper directory.
+    ///
+    /// The caller holds `tree` (shared or exclusive), or the directory cannot move for other
+    /// reasons; otherwise a rename of an ancestor could lead the walk astray.
+    fn upper_dir_fd(&self, node: &Arc<Node>) -> Result<Arc<OwnedFd>> {
+        let upper = self.need_upper()?;
+        let mut missing: Vec<Arc<Node>> = Vec::new();
+        let mut at = Arc::clone(node);
+        let mut base = loop {
+            let dir = at.dir()?;
+            if let Some(fd) = self.fds.get(dir.key) {
+                break fd;
+            }
+            if at.id == NodeId::ROOT {
+                let fd = Arc::new(upper.root().try_clone_to_owned().map_err(|_| Errno::EMFILE)?);
+                self.fds.put(dir.key, &fd);
+                break fd;
+            }
+            let (held, link) = {
+                let state = at.state.read();
+                (state.held.clone(), state.links.first().cloned())
+            };
+            if let Some(held) = held {
+                break held;
+            }
+            let link = link.ok_or(Errno::ENOENT)?;
+            missing.push(at);
+            at = link.parent;
+        };
+        for node in missing.iter().rev() {
+            let name = node.state.read().links.first().map(|l| l.name.clone());
+            let fd = sys::dir::open_dir(base.as_fd(), &name.ok_or(Errno::ENOENT)?)?;
+            base = Arc::new(fd);
+            self.fds.put(node.dir()?.key, &base);
+        }
+        Ok(base)
+    }
+
+    /// Runs `f` on the descriptor and name that reach the upper object of `node`; the name is empty
+    /// when the descriptor is the object itself. The node's place cannot change meanwhile.
+    fn with_upper<T>(
+        &self,
+        node: &Arc<Node>,
+        f: impl FnOnce(std::os::fd::BorrowedFd<'_>, &[u8]) -> Result<T>,
+    ) -> Result<T> {
+        if node.id == NodeId::ROOT {
+            return f(self.need_upper()?.root(), b"");
+        }
+        let _tree = self.tree.read_recursive();
+        if node.dir.is_some() {
+            let fd = self.upper_dir_fd(node)?;
+            return f(fd.as_fd(), b"");
+        }
+        let state = node.state.read();
+        if let Some(held) = &state.held {
+            return f(held.as_fd(), b"");
+        }
+        if matches!(state.place, Place::Index) {
+            return f(self.need_upper()?.index(), &Upper::index_name(node.key));
+        }
+        let link = state.links.first().ok_or(Errno::ENOENT)?;
+        let fd = self.upper_dir_fd(&link.parent)?;
+        f(fd.as_fd(), &link.name)
+    }
+
+    /// Where the object of `node` is.
+    fn place(&self, node: &Node) -> Place {
+        node.state.read().place.clone()
+    }
+}
+
+impl Node {
+    /// The directory part.
+    ///
+    /// # Errors
+    /// `ENOTDIR` for anything else.
+    pub fn dir(&self) -> Result<&DirPart> {
+        self.dir.as_deref().ok_or(Errno::ENOTDIR)
+    }
+
+    /// Whether the object is in the upper.
+    pub fn in_upper(&self) -> bool {
+        !matches!(self.state.read().place, Place::Lower(_))
+    }
+}
+
+impl Names {
+    /// Names not looked at yet, merged from `lowers` and the upper.
+    pub fn new(lowers: Vec<LowerRef>) -> Names {
+        Names {
+            lowers: lowers.into(),
+            redirect: None,
+            merged: None,
+            impure: false,
+            default_acl: None,
+            removed: false,
+        }
+    }
+}
+
+/// Locks the names of two directories in the order of their node numbers. For one and the same
+/// directory the second guard is `None`.
+fn lock_two<'a>(
+    a: &'a Arc<Node>,
+    b: &'a Arc<Node>,
+) -> Result<(MutexGuard<'a, Names>, Option<MutexGuard<'a, Names>>)> {
+    if a.id == b.id {
+        return Ok((a.dir()?.merged.lock(), None));
+    }
+    if a.id < b.id {
+        let first = a.dir()?.merged.lock();
+        let second = b.dir()?.merged.lock();
+        Ok((first, Some(second)))
+    } else {
+        let second = b.dir()?.merged.lock();
+        let first = a.dir()?.merged.lock();
+        Ok((first, Some(second)))
+    }
+}
+
+/// Adds a name to a node, or moves an existing one.
+fn add_link(state: &mut State, parent: &Arc<Node>, name: &[u8]) {
+    state.links.push(Link { parent: Arc::clone(parent), name: name.into() });
+}
+
+/// Whether an error of reading a mark can be taken as "not there".
+fn soft<T: Default>(r: Result<T>) -> Result<T> {
+    match r {
+        Err(e) if format::absent(e) => Ok(T::default()),
+        other => other,
+    }
+}

@@ -1,0 +1,178 @@
+//! Attributes: reading them, changing them, and those of the whole filesystem.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::copyup::Amount;
+use super::{Overlay, soft};
+use crate::attr::{Attr, Kind, Time};
+use crate::ident::NodeId;
+use crate::inode::{Node, Place};
+use crate::sys::dir::SetTime;
+use crate::sys::{self, Errno, Result};
+
+/// A change of attributes, as setattr requests have it.
+#[derive(Clone, Debug, Default)]
+pub struct SetAttr {
+    /// New permission bits (12 bits).
+    pub mode: Option<u32>,
+    /// New owner.
+    pub uid: Option<u32>,
+    /// New group.
+    pub gid: Option<u32>,
+    /// New size, bytes.
+    pub size: Option<u64>,
+    /// New access time.
+    pub atime: Option<SetTime>,
+    /// New modification time.
+    pub mtime: Option<SetTime>,
+    /// The caller may not keep set-user-ID and set-group-ID over a change of content.
+    pub kill_privileges: bool,
+}
+
+/// Figures of the filesystem, as statfs(2) has them.
+#[derive(Clone, Copy, Debug)]
+pub struct StatFs {
+    /// Blocks in all, free, and free to ordinary users, of `frsize` bytes.
+    pub blocks: [u64; 3],
+    /// Inodes in all, and free.
+    pub files: [u64; 2],
+    /// Preferred I/O size, bytes.
+    pub bsize: u32,
+    /// Unit of `blocks`, bytes.
+    pub frsize: u32,
+    /// Longest name, bytes.
+    pub namelen: u32,
+}
+
+impl Overlay {
+    /// Attributes of a node.
+    pub fn getattr(&self, id: NodeId) -> Result<Attr> {
+        self.attr_of(&self.node(id)?)
+    }
+
+    /// When the file was made, where the layer's filesystem knows.
+    pub fn birth_time(&self, id: NodeId) -> Result<Option<Time>> {
+        let node = self.node(id)?;
+        match self.place(&node) {
+            Place::Lower(at) => self.layer(at.layer)?.birth_time(&at),
+            _ => self.with_upper(&node, sys::dir::birth_time),
+        }
+    }
+
+    /// Attributes of the object, as its layer has them.
+    pub(super) fn raw_attr(&self, node: &Arc<Node>) -> Result<Attr> {
+        // Taken before the place is read, so that a copy-up in between is seen whole.
+        let _tree = self.tree.read_recursive();
+        match self.place(node) {
+            Place::Lower(at) => self.layer(at.layer)?.attr(&at),
+            _ => self.with_upper(node, sys::dir::statat),
+        }
+    }
+
+    pub(super) fn attr_of(&self, node: &Arc<Node>) -> Result<Attr> {
+        Ok(self.present(node, self.raw_attr(node)?))
+    }
+
+    /// The attributes users see for an object's own.
+    pub(super) fn present(&self, node: &Node, mut attr: Attr) -> Attr {
+        attr.ino = node.ino().0;
+        (attr.uid, attr.gid) = self.settings.ids.show(attr.uid, attr.gid);
+        match &node.dir {
+            None if self.settings.static_nlink => attr.nlink = 1,
+            None => {
+                let state = node.state.read();
+                if let Some(n) = state.nlink {
+                    attr.nlink = n;
+                } else if matches!(state.place, Place::Lower(_)) && state.links.is_empty() {
+                    attr.nlink = 0; // deleted, still open
+                }
+            }
+            Some(dir) => {
+                let gone = node.id != NodeId::ROOT && node.state.read().links.is_empty();
+                match dir.links.load(Ordering::Relaxed) {
+                    _ if gone => attr.nlink = 0,
+                    0 => {} // from one layer and not counted: its own count
+                    n => attr.nlink = n,
+                }
+            }
+        }
+        attr
+    }
+
+    /// Changes attributes. Truncation copies up no more than what is kept.
+    ///
+    /// # Errors
+    /// `EROFS` without an upper; `EINVAL` for an owner the mapping cannot store; errors of the upper.
+    pub fn setattr(&self, id: NodeId, change: &SetAttr) -> Result<Attr> {
+        let node = self.node(id)?;
+        let uid = change.uid.map(|u| self.settings.ids.store_uid(u).ok_or(Errno::EINVAL));
+        let gid = change.gid.map(|g| self.settings.ids.store_gid(g).ok_or(Errno::EINVAL));
+        let (uid, gid) = (uid.transpose()?, gid.transpose()?);
+        let amount = change.size.map_or(Amount::Whole, Amount::Prefix);
+        self.ensure_upper(&node, amount)?;
+        if let Some(size) = change.size {
+            if node.kind == Kind::Dir {
+                return Err(Errno::EISDIR);
+            }
+            let file = self.open_data(&node, true)?;
+            sys::file::ftruncate(file.fd(), size)?;
+            if change.kill_privileges {
+                self.drop_privileges(&node)?;
+            }
+        }
+        self.with_upper(&node, |fd, name| {
+            if uid.is_some() || gid.is_some() {
+                sys::dir::chownat(fd, name, uid, gid)?;
+            }
+            if let Some(mode) = change.mode
+                && node.kind != Kind::Symlink
+            {
+                sys::dir::chmodat(fd, name, mode & 0o7777)?;
+            }
+            if change.atime.is_some() || change.mtime.is_some() {
+                let omit = SetTime::Omit;
+                let (a, m) = (change.atime.unwrap_or(omit), change.mtime.unwrap_or(omit));
+                sys::dir::utimesat(fd, name, a, m)?;
+            }
+            Ok(())
+        })?;
+        self.attr_of(&node)
+    }
+
+    /// Takes set-user-ID, set-group-ID and file capabilities away, as a write by someone without
+    /// `CAP_FSETID` does (write(2), capabilities(7)).
+    pub(super) fn drop_privileges(&self, node: &Arc<Node>) -> Result<()> {
+        const SUID: u32 = 0o4000;
+        const SGID: u32 = 0o2000;
+        const GROUP_EXEC: u32 = 0o010;
+        self.with_upper(node, |fd, name| {
+            let mode = u32::from(sys::dir::statat(fd, name)?.perm);
+            let mut kept = mode & !SUID;
+            // Without group execution the bit means mandatory locking and stays.
+            if mode & GROUP_EXEC != 0 {
+                kept &= !SGID;
+            }
+            if kept != mode {
+                sys::dir::chmodat(fd, name, kept)?;
+            }
+            soft(sys::xattr::remove(fd, name, b"security.capability"))
+        })
+    }
+
+    /// Figures of the filesystem that takes the writes (or of the topmost layer).
+    pub fn statfs(&self) -> Result<StatFs> {
+        let st = match (&self.upper, self.lowers.first()) {
+            (Some(upper), _) => sys::dir::statvfs(upper.root())?,
+            (None, Some(layer)) => sys::dir::statvfs(layer.root_fd())?,
+            (None, None) => return Err(Errno::EIO),
+        };
+        Ok(StatFs {
+            blocks: [st.f_blocks, st.f_bfree, st.f_bavail],
+            files: [st.f_files, st.f_ffree],
+            bsize: st.f_bsize as u32,
+            frsize: st.f_frsize as u32,
+            namelen: st.f_namemax as u32,
+        })
+    }
+}

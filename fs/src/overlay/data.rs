@@ -1,0 +1,176 @@
+//! Data of regular files, and targets of symbolic links.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::Overlay;
+use super::copyup::Amount;
+use crate::attr::Kind;
+use crate::fdcache::DataFd;
+use crate::ident::NodeId;
+use crate::inode::{Node, Place};
+use crate::sys::{self, Errno, Result};
+
+impl DataFd {
+    /// The descriptor.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+}
+
+impl Overlay {
+    /// The open data of a file: the lower's for reading, the upper's once it is there.
+    ///
+    /// What is opened is entered in the cache while the node's place is locked, so that a copy-up
+    /// in between cannot leave the lower's descriptor behind.
+    pub(super) fn open_data(&self, node: &Arc<Node>, write: bool) -> Result<DataFd> {
+        if let Some(data) = self.fds.data(node.id)
+            && (data.writable || !write)
+        {
+            return Ok(data);
+        }
+        if node.kind != Kind::File {
+            return Err(if node.kind == Kind::Dir { Errno::EISDIR } else { Errno::EINVAL });
+        }
+        if !write {
+            let state = node.state.read();
+            if let Place::Lower(at) = &state.place {
+                let data = DataFd { fd: self.layer(at.layer)?.open(at)?.fd, writable: false };
+                self.fds.put_data(node.id, &data);
+                return Ok(data);
+            }
+        }
+        let held = node.state.read().held.clone();
+        if let Some(held) = held {
+            return Ok(DataFd { fd: held, writable: true });
+        }
+        self.with_upper(node, |dir, name| {
+            if name.is_empty() {
+                return Err(Errno::EAGAIN); // lost its name just now: taken up below
+            }
+            let nonblock = libc::O_NONBLOCK;
+            let data = match sys::dir::openat(dir, name, libc::O_RDWR | nonblock, 0) {
+                Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY) if !write => {
+                    let fd = sys::dir::openat(dir, name, libc::O_RDONLY | nonblock, 0)?;
+                    DataFd { fd: Arc::new(fd), writable: false }
+                }
+                fd => DataFd { fd: Arc::new(fd?), writable: true },
+            };
+            self.fds.put_data(node.id, &data);
+            Ok(data)
+        })
+        .or_else(|e| match (e, node.state.read().held.clone()) {
+            (Errno::EAGAIN, Some(held)) => Ok(DataFd { fd: held, writable: true }),
+            (e, _) => Err(e),
+        })
+    }
+
+    /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
+    pub fn read(&self, id: NodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let data = self.open_data(&self.node(id)?, false)?;
+        sys::file::pread_full(data.fd(), buf, offset)
+    }
+
+    /// Writes all of `buf` at `offset`, copying the file up first.
+    pub fn write(&self, id: NodeId, buf: &[u8], offset: u64, kill_privileges: bool) -> Result<()> {
+        let node = self.node(id)?;
+        self.ensure_upper(&node, Amount::Whole)?;
+        let data = self.open_data(&node, true)?;
+        sys::file::pwrite_all(data.fd(), buf, offset)?;
+        if kill_privileges {
+            self.drop_privileges(&node)?;
+        }
+        Ok(())
+    }
+
+    /// fallocate(2) with any mode the upper's filesystem knows.
+    pub fn fallocate(&self, id: NodeId, mode: i32, offset: u64, length: u64) -> Result<()> {
+        let node = self.node(id)?;
+        self.ensure_upper(&node, Amount::Whole)?;
+        sys::file::fallocate(self.open_data(&node, true)?.fd(), mode, offset, length)
+    }
+
+    /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2).
+    pub fn seek(&self, id: NodeId, offset: u64, whence: i32) -> Result<u64> {
+        sys::file::seek(self.open_data(&self.node(id)?, false)?.fd(), offset, whence)
+    }
+
+    /// copy_file_range(2) inside the mount; the host shares blocks where it can.
+    pub fn copy_range(
+        &self,
+        from: NodeId,
+        from_offset: u64,
+        to: NodeId,
+        to_offset: u64,
+        len: u64,
+    ) -> Result<usize> {
+        let to = self.node(to)?;
+        self.ensure_upper(&to, Amount::Whole)?;
+        let out = self.open_data(&to, true)?;
+        let data = self.open_data(&self.node(from)?, false)?;
+        let len = usize::try_from(len).unwrap_or(usize::MAX);
+        sys::file::copy_range(data.fd(), from_offset, out.fd(), to_offset, len)
+    }
+
+    /// fsync(2) of a file or directory. A lower object is on the disk already.
+    pub fn fsync(&self, id: NodeId, data_only: bool) -> Result<()> {
+        let node = self.node(id)?;
+        let Some(upper) = &self.upper else { return Ok(()) };
+        if upper.volatile() || self.settings.no_fsync || !node.in_upper() {
+            return Ok(());
+        }
+        if node.dir.is_some() {
+            let _tree = self.tree.read_recursive();
+            let fd = self.upper_dir_fd(&node)?;
+            return sys::file::fsync(fd.as_fd(), data_only);
+        }
+        if node.kind != Kind::File {
+            return Ok(());
+        }
+        sys::file::fsync(self.open_data(&node, false)?.fd(), data_only)
+    }
+
+    /// Everything written so far reaches the disk.
+    pub fn sync_all(&self) -> Result<()> {
+        match &self.upper {
+            Some(upper) if !upper.volatile() => sys::file::syncfs(upper.root()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Target of a symbolic link.
+    pub fn readlink(&self, id: NodeId) -> Result<Vec<u8>> {
+        let node = self.node(id)?;
+        if node.kind != Kind::Symlink {
+            return Err(Errno::EINVAL);
+        }
+        match self.place(&node) {
+            Place::Lower(at) => self.layer(at.layer)?.readlink(&at),
+            _ => self.with_upper(&node, sys::dir::readlinkat),
+        }
+    }
+}
+
+impl Overlay {
+    /// The `chattr(1)` flags of a file or directory (`FS_IOC_GETFLAGS`).
+    pub fn flags(&self, id: NodeId) -> Result<u32> {
+        let node = self.node(id)?;
+        if node.dir.is_some() {
+            return match self.place(&node) {
+                Place::Lower(_) => Ok(0),
+                _ => self.with_upper(&node, |fd, _| sys::file::get_flags(fd)),
+            };
+        }
+        sys::file::get_flags(self.open_data(&node, false)?.fd())
+    }
+
+    /// Sets the `chattr(1)` flags (`FS_IOC_SETFLAGS`), copying the file up first.
+    pub fn set_flags(&self, id: NodeId, flags: u32) -> Result<()> {
+        let node = self.node(id)?;
+        self.ensure_upper(&node, Amount::Whole)?;
+        if node.dir.is_some() {
+            return self.with_upper(&node, |fd, _| sys::file::set_flags(fd, flags));
+        }
+        sys::file::set_flags(self.open_data(&node, true)?.fd(), flags)
+    }
+}

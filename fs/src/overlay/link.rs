@@ -1,0 +1,88 @@
+//! Hard links.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use super::copyup::Amount;
+use super::{Looked, Overlay, add_link};
+use crate::ident::NodeId;
+use crate::inode::Place;
+use crate::merge::Flags;
+use crate::sys::{self, Errno, Result};
+
+impl Overlay {
+    /// Gives a file one more name; the caller gives the pin on the node back.
+    ///
+    /// # Errors
+    /// `EEXIST`, `EROFS`, `EPERM` for a directory, `ENOENT` for a file without a name left.
+    pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Looked> {
+        let upper = self.need_upper()?;
+        upper.check_name(name)?;
+        let node = self.node(id)?;
+        if node.dir.is_some() {
+            return Err(Errno::EPERM);
+        }
+        let parent = self.node(parent)?;
+        self.ensure_upper(&node, Amount::Whole)?;
+        self.ensure_upper_dir(&parent)?;
+        let _tree = self.tree.read_recursive();
+        let mut names = self.names(&parent)?;
+        if names.removed {
+            return Err(Errno::ENOENT);
+        }
+        let entry = names.merged.as_ref().and_then(|m| m.get(name));
+        if entry.is_some_and(|e| e.visible()) {
+            return Err(Errno::EEXIST);
+        }
+        let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
+        let fd = self.upper_dir_fd(&parent)?;
+        let tmp = upper.temp_name();
+        let (to, newname) =
+            if over_whiteout { (upper.work(), &tmp[..]) } else { (fd.as_fd(), name) };
+        self.with_upper(&node, |from, old| {
+            if old.is_empty() {
+                sys::dir::link_fd(from, to, newname)
+            } else {
+                sys::dir::linkat(from, old, to, newname)
+            }
+        })?;
+        if over_whiteout && let Err(e) = upper.publish(&tmp, node.kind, fd.as_fd(), name, true) {
+            let _may_be_absent = sys::dir::unlinkat(upper.work(), &tmp);
+            return Err(e);
+        }
+        let mut state = node.state.write();
+        add_link(&mut state, &parent, name);
+        state.held = None;
+        self.nodes.pin(parent.id, 1);
+        if matches!(state.place, Place::Index) {
+            let count = state.nlink.unwrap_or(1) + 1;
+            state.nlink = Some(count);
+            self.record_links(upper, &node, count)?;
+        }
+        drop(state);
+        self.nodes.enter_key(&node);
+        if node.key != self.upper_key(&node)? {
+            self.note_impure(upper, &mut names, fd.as_fd());
+        }
+        if let Some(m) = &mut names.merged {
+            m.set_upper(name, node.kind, node.ino().0, node.id, true);
+        }
+        drop(names);
+        let node = self.nodes.get_pinned(node.id).ok_or(Errno::ESTALE)?;
+        match self.attr_of(&node) {
+            Ok(attr) => Ok(Looked { node, attr }),
+            Err(e) => {
+                self.forget(node.id, 1);
+                Err(e)
+            }
+        }
+    }
+
+    /// The key of the upper object itself; it differs from the node's after a copy-up.
+    pub(super) fn upper_key(
+        &self,
+        node: &Arc<crate::inode::Node>,
+    ) -> Result<crate::ident::FileKey> {
+        self.with_upper(node, |fd, name| Ok(self.key_of(&sys::dir::statat(fd, name)?)))
+    }
+}

@@ -1,0 +1,186 @@
+//! From a name to a node.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32};
+
+use parking_lot::{Mutex, RwLock};
+
+use super::{Looked, Overlay, add_link, soft};
+use crate::attr::{Attr, Kind};
+use crate::format::{self, Mark};
+use crate::ident::{FileKey, NodeId};
+use crate::inode::{DirPart, Link, Names, Node, Place, State};
+use crate::layer::LowerRef;
+use crate::merge::{Entry, Flags};
+use crate::sys::{self, Errno, NAME_MAX, Result};
+use crate::upper::Upper;
+
+impl Overlay {
+    /// Finds `name` in the directory `parent`. The caller gives the pin on the node back with
+    /// [`Overlay::forget`].
+    ///
+    /// # Errors
+    /// `ENOENT` when users see no such name; `ENAMETOOLONG`; `ENOTDIR`; errors of the layers.
+    pub fn lookup(&self, parent: NodeId, name: &[u8]) -> Result<Looked> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        let parent = self.node(parent)?;
+        let _tree = self.tree.read_recursive();
+        let mut names = self.names(&parent)?;
+        let entry = names.merged.as_ref().and_then(|m| m.visible(name)).ok_or(Errno::ENOENT)?;
+        self.instantiate(&parent, &mut names, name, &entry)
+    }
+
+    /// The parent of a directory (for lookups of `..` from outside).
+    pub fn parent(&self, node: NodeId) -> Result<Looked> {
+        let node = self.node(node)?;
+        let parent = node.state.read().links.first().map(|l| l.parent.id);
+        let id = parent.unwrap_or(NodeId::ROOT);
+        let node = self.nodes.get_pinned(id).ok_or(Errno::ESTALE)?;
+        self.looked(node)
+    }
+
+    /// Adds the attributes to a node that was pinned; gives the pin back on failure.
+    fn looked(&self, node: Arc<Node>) -> Result<Looked> {
+        match self.attr_of(&node) {
+            Ok(attr) => Ok(Looked { node, attr }),
+            Err(e) => {
+                self.forget(node.id, 1);
+                Err(e)
+            }
+        }
+    }
+
+    /// The node of a visible entry, pinned, with its attributes. The directory's names are locked.
+    pub(super) fn instantiate(
+        &self,
+        parent: &Arc<Node>,
+        names: &mut Names,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<Looked> {
+        if entry.node != 0
+            && let Some(node) = self.nodes.get_pinned(NodeId(entry.node))
+        {
+            return self.looked(node);
+        }
+        let (attr, place, key) = if entry.flags.has(Flags::UPPER) {
+            self.find_upper(parent, names, name)?
+        } else {
+            let lower = self.lower_child(names, name, entry)?;
+            let attr = self.layer(lower.layer)?.attr(&lower)?;
+            let key = self.key_of(&attr);
+            (attr, Place::Lower(lower), key)
+        };
+        let several = attr.kind != Kind::Dir && attr.nlink > 1;
+        if several && let Some(node) = self.nodes.by_key_pinned(key) {
+            self.know_link(&node, parent, name);
+            self.remember(names, entry, &node);
+            return self.looked(node);
+        }
+        let (place, nlink) = if several { self.indexed(place, key)? } else { (place, None) };
+        let dir = if attr.kind == Kind::Dir {
+            let mut lowers = Vec::new();
+            if let Some(m) = &names.merged {
+                for at in m.lower_stack(entry) {
+                    let dir = names.lowers.get(usize::from(at)).ok_or(Errno::EIO)?;
+                    lowers.push(self.layer(dir.layer)?.child(dir, name, Kind::Dir)?);
+                }
+            }
+            // Merged from several and not counted yet: 1, as overlayfs and btrfs show it.
+            let sources = lowers.len() + usize::from(matches!(place, Place::Upper));
+            Some(Box::new(DirPart {
+                key: self.fds.new_key(),
+                links: Arc::new(AtomicU32::new(u32::from(sources > 1))),
+                parent_lowers: Arc::clone(&names.lowers),
+                merged: Mutex::new(Names::new(lowers)),
+            }))
+        } else {
+            None
+        };
+        let node = self.nodes.insert(Node {
+            id: self.nodes.new_id(),
+            key,
+            kind: attr.kind,
+            state: RwLock::new(State {
+                links: vec![Link { parent: Arc::clone(parent), name: name.into() }],
+                place,
+                held: None,
+                nlink,
+            }),
+            copying: Mutex::new(()),
+            dir,
+            keyed: AtomicBool::new(several),
+        });
+        self.remember(names, entry, &node);
+        if several {
+            return self.looked(node);
+        }
+        let attr = self.present(&node, attr);
+        Ok(Looked { node, attr })
+    }
+
+    fn remember(&self, names: &mut Names, entry: &Entry, node: &Node) {
+        if let Some(m) = &mut names.merged {
+            m.set_node(entry.slot, node.id, node.ino().0);
+        }
+    }
+
+    /// Notes one more name of a node, unless it is known.
+    fn know_link(&self, node: &Arc<Node>, parent: &Arc<Node>, name: &[u8]) {
+        let mut state = node.state.write();
+        if !state.links.iter().any(|l| l.parent.id == parent.id && *l.name == *name) {
+            add_link(&mut state, parent, name);
+            self.nodes.pin(parent.id, 1);
+            // A name again: what was held for want of one is reached by it.
+            state.held = None;
+        }
+    }
+
+    fn find_upper(
+        &self,
+        parent: &Arc<Node>,
+        names: &Names,
+        name: &[u8],
+    ) -> Result<(Attr, Place, FileKey)> {
+        let fd = self.upper_dir_fd(parent)?;
+        let attr = sys::dir::statat(fd.as_fd(), name)?;
+        let mut key = self.key_of(&attr);
+        if names.impure
+            && let Some(origin) = soft(format::origin(fd.as_fd(), name))?
+        {
+            key = origin;
+        }
+        Ok((attr, Place::Upper, key))
+    }
+
+    fn lower_child(&self, names: &Names, name: &[u8], entry: &Entry) -> Result<LowerRef> {
+        let at = entry.lower.ok_or(Errno::EIO)?;
+        let dir = names.lowers.get(usize::from(at)).ok_or(Errno::EIO)?;
+        self.layer(dir.layer)?.child(dir, name, entry.kind)
+    }
+
+    /// For a file with several names: where it really is, and its link count if that is kept.
+    fn indexed(&self, place: Place, key: FileKey) -> Result<(Place, Option<u32>)> {
+        let Some(upper) = &self.upper else { return Ok((place, None)) };
+        let name = Upper::index_name(key);
+        match sys::dir::statat(upper.index(), &name) {
+            Ok(_) => {
+                let count = soft(format::read(upper.index(), &name, Mark::Nlink))?;
+                Ok((Place::Index, count.and_then(|v| decimal(&v))))
+            }
+            Err(Errno::ENOENT) => {
+                let count = upper.read_count(key)?;
+                Ok((place, count))
+            }
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// Reads a decimal number.
+fn decimal(text: &[u8]) -> Option<u32> {
+    std::str::from_utf8(text).ok()?.parse().ok()
+}

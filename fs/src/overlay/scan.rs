@@ -1,0 +1,201 @@
+//! Merging a directory: what the upper and the lowers hold, and where redirects lead.
+
+use std::os::fd::AsFd;
+use std::sync::Arc;
+
+use parking_lot::MutexGuard;
+
+use super::Overlay;
+use crate::attr::Kind;
+use crate::format::{self, Mark};
+use crate::ident::{FileKey, LayerId};
+use crate::inode::{Names, Node};
+use crate::layer::{DirMarks, Found, LowerRef};
+use crate::merge::Merged;
+use crate::sys::{self, Errno, Result};
+use crate::upper::WhiteoutForm;
+
+/// Redirects that lead to redirects are followed this often (one layer each) before the layers are
+/// taken to be corrupt.
+const MOST_REDIRECTS: usize = 64;
+
+impl Overlay {
+    /// Locks the names of a directory, merging them first if nobody has yet.
+    pub(super) fn names<'a>(&self, node: &'a Arc<Node>) -> Result<MutexGuard<'a, Names>> {
+        let mut names = node.dir()?.merged.lock();
+        self.load(node, &mut names)?;
+        Ok(names)
+    }
+
+    /// Merges a directory whose names are locked, unless that was done before.
+    pub(super) fn load(&self, node: &Arc<Node>, names: &mut Names) -> Result<()> {
+        if names.merged.is_none() {
+            self.scan(node, names)?;
+        }
+        Ok(())
+    }
+
+    fn scan(&self, node: &Arc<Node>, names: &mut Names) -> Result<()> {
+        let mut merged = Merged::new(Arc::clone(&node.dir()?.links));
+        let mut lowers = names.lowers.to_vec();
+        if node.in_upper() {
+            let fd = self.upper_dir_fd(node)?;
+            let marks = format::dir_marks(fd.as_fd(), b"")?;
+            names.impure = marks.impure;
+            let mut opaque = marks.opaque;
+            self.scan_upper(fd.as_fd(), &marks, &mut opaque, &mut merged)?;
+            if opaque {
+                lowers.clear();
+            } else if let Some(target) = marks.redirect {
+                lowers = match target.strip_prefix(b"/") {
+                    Some(path) => {
+                        names.redirect = Some(path.to_vec());
+                        self.resolve(path, 0, 0)?
+                    }
+                    None => self.step(&node.dir()?.parent_lowers, &target, 0)?,
+                };
+            }
+        }
+        let mut at = 0;
+        while let Some(dir) = lowers.get(at).cloned() {
+            let number = at as u16;
+            let layer = self.layer(dir.layer)?;
+            let fs = self.fs.number(layer.dev()).unwrap_or(0);
+            let marks = layer.list(&dir, &mut |e| {
+                let ino = FileKey { fs, ino: e.ino }.shown().0;
+                merged.scan_lower(e.name, e.kind, ino, number);
+                Ok(())
+            })?;
+            at += 1;
+            if marks.opaque {
+                lowers.truncate(at);
+            } else if let Some(target) = &marks.redirect {
+                lowers.truncate(at);
+                lowers.extend(self.beyond(&dir, target, &node.dir()?.parent_lowers, 0)?);
+            }
+        }
+        merged.finish_scan();
+        names.lowers = lowers.into();
+        names.merged = Some(merged);
+        Ok(())
+    }
+
+    fn scan_upper(
+        &self,
+        fd: std::os::fd::BorrowedFd<'_>,
+        marks: &format::XattrMarks,
+        opaque: &mut bool,
+        merged: &mut Merged,
+    ) -> Result<()> {
+        let upper = self.need_upper()?;
+        let aufs = upper.features().whiteouts == WhiteoutForm::Aufs;
+        sys::dir::list(fd, |e| {
+            if aufs && e.name.starts_with(format::AUFS_WHITEOUT) {
+                *opaque |= e.name == format::AUFS_OPAQUE;
+                if let Some(hidden) = format::aufs_hidden(e.name) {
+                    merged.scan_upper(hidden, None, 0);
+                }
+                return Ok(());
+            }
+            let mut kind = Kind::from_dtype(e.dtype);
+            let suspect = kind.is_none_or(|k| k == Kind::Char)
+                || (marks.xwhiteouts && kind == Some(Kind::File));
+            if suspect {
+                let attr = sys::dir::statat(fd, e.name)?;
+                let xwhiteout = marks.xwhiteouts
+                    && attr.kind == Kind::File
+                    && attr.size == 0
+                    && format::read(fd, e.name, Mark::Whiteout)?.is_some();
+                if attr.is_whiteout_device() || xwhiteout {
+                    merged.scan_upper(e.name, None, 0);
+                    return Ok(());
+                }
+                kind = Some(attr.kind);
+            }
+            let mut key = FileKey { fs: self.fs.number(upper.dev()).unwrap_or(0), ino: e.ino };
+            if marks.impure
+                && let Some(origin) = super::soft(format::origin(fd, e.name))?
+            {
+                key = origin;
+            }
+            merged.scan_upper(e.name, kind, key.shown().0);
+            Ok(())
+        })
+    }
+
+    /// What lies beyond `dir`, a lower directory with a redirect: its layers below, elsewhere.
+    fn beyond(
+        &self,
+        dir: &LowerRef,
+        target: &[u8],
+        parent_lowers: &[LowerRef],
+        depth: usize,
+    ) -> Result<Vec<LowerRef>> {
+        if depth >= MOST_REDIRECTS {
+            return Err(Errno::ELOOP);
+        }
+        match target.strip_prefix(b"/") {
+            Some(path) => self.resolve(path, dir.layer.0 + 1, depth + 1),
+            None => {
+                let below: Vec<LowerRef> =
+                    parent_lowers.iter().filter(|p| p.layer > dir.layer).cloned().collect();
+                self.step(&below, target, depth + 1)
+            }
+        }
+    }
+
+    /// The directories that the union of the layers from `first` on shows at `path`.
+    fn resolve(&self, path: &[u8], first: u16, depth: usize) -> Result<Vec<LowerRef>> {
+        let mut stack: Vec<LowerRef> =
+            self.lowers.iter().map(|l| l.root()).filter(|r| r.layer >= LayerId(first)).collect();
+        for name in path.split(|&b| b == b'/').filter(|n| !n.is_empty()) {
+            if name == b".." || name == b"." {
+                return Err(Errno::EINVAL);
+            }
+            stack = self.step(&stack, name, depth)?;
+        }
+        Ok(stack)
+    }
+
+    /// The directories that merge as `name` in the merged directory `stack`.
+    fn step(&self, stack: &[LowerRef], name: &[u8], depth: usize) -> Result<Vec<LowerRef>> {
+        let mut out = Vec::new();
+        for dir in stack {
+            let layer = self.layer(dir.layer)?;
+            match layer.lookup(dir, name)? {
+                Found::Nothing => {}
+                Found::Whiteout => break,
+                Found::Object(_, attr) if attr.kind != Kind::Dir => break,
+                Found::Object(found, _) => {
+                    let DirMarks { opaque, redirect } = layer.marks(&found)?;
+                    out.push(found.clone());
+                    if opaque {
+                        break;
+                    }
+                    if let Some(target) = redirect {
+                        out.extend(self.beyond(&found, &target, stack, depth)?);
+                        break;
+                    }
+                }
+            }
+        }
+        Ok(out)
+    }
+
+    /// The path at which the union of the lowers shows the content of a merged directory.
+    pub(super) fn lower_path(&self, node: &Arc<Node>) -> Result<Vec<u8>> {
+        let mut names: Vec<Vec<u8>> = Vec::new();
+        let mut at = Arc::clone(node);
+        loop {
+            if let Some(redirect) = &self.names(&at)?.redirect {
+                names.push(redirect.clone());
+                break;
+            }
+            let Some(link) = at.state.read().links.first().cloned() else { break };
+            names.push(link.name.to_vec());
+            at = link.parent;
+        }
+        names.reverse();
+        Ok(names.join(&b'/'))
+    }
+}

@@ -1,0 +1,197 @@
+//! Removing names: unlink and rmdir. No data is ever copied for it.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::sync::Arc;
+
+use super::copyup::hold;
+use super::{Looked, Overlay};
+use crate::attr::Kind;
+use crate::ident::NodeId;
+use crate::inode::{Names, Node, Place};
+use crate::merge::{Entry, Flags};
+use crate::sys::{self, Errno, Result};
+use crate::upper::Upper;
+
+impl Overlay {
+    /// Removes the non-directory `name`.
+    pub fn unlink(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, false)
+    }
+
+    /// Removes the directory `name`, which users must see as empty.
+    pub fn rmdir(&self, parent: NodeId, name: &[u8]) -> Result<()> {
+        self.remove(parent, name, true)
+    }
+
+    fn remove(&self, parent: NodeId, name: &[u8], dir: bool) -> Result<()> {
+        let upper = self.need_upper()?;
+        let parent = self.node(parent)?;
+        // Asked before anything is copied up for it.
+        self.lookup(parent.id, name).map(|found| self.forget(found.node.id, 1))?;
+        self.ensure_upper_dir(&parent)?;
+        let _tree = self.tree.read_recursive();
+        let mut names = self.names(&parent)?;
+        let entry = names.merged.as_ref().and_then(|m| m.visible(name)).ok_or(Errno::ENOENT)?;
+        match (dir, entry.kind) {
+            (true, Kind::Dir) | (false, _) if dir == (entry.kind == Kind::Dir) => {}
+            (true, _) => return Err(Errno::ENOTDIR),
+            (false, _) => return Err(Errno::EISDIR),
+        }
+        let Looked { node, .. } = self.instantiate(&parent, &mut names, name, &entry)?;
+        let done = if dir {
+            self.remove_dir(upper, &parent, &mut names, name, &entry, &node)
+        } else {
+            self.remove_file(upper, &parent, &mut names, name, &entry, &node)
+        };
+        drop(names);
+        self.forget(node.id, 1);
+        done
+    }
+
+    fn remove_file(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        names: &mut Names,
+        name: &[u8],
+        entry: &Entry,
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let fd = self.upper_dir_fd(parent)?;
+        let (in_upper, below) = (entry.flags.has(Flags::UPPER), entry.flags.has(Flags::LOWER));
+        self.before_unlink(upper, parent, fd.as_fd(), name, node)?;
+        match (in_upper, below) {
+            (true, true) => upper.replace_by_whiteout(fd.as_fd(), name)?,
+            (true, false) => sys::dir::unlinkat(fd.as_fd(), name)?,
+            (false, _) => upper.add_whiteout(fd.as_fd(), name)?,
+        }
+        if let Some(m) = &mut names.merged {
+            m.set_removed(name, below);
+        }
+        self.after_unlink(upper, parent, name, node)
+    }
+
+    /// Holds on to an upper object that is about to lose its last known name: whoever has it open
+    /// goes on using it.
+    pub(super) fn before_unlink(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        fd: BorrowedFd<'_>,
+        name: &[u8],
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let mut state = node.state.write();
+        let others = state.links.iter().any(|l| l.parent.id != parent.id || *l.name != *name);
+        if others || state.held.is_some() {
+            return Ok(());
+        }
+        state.held = match state.place {
+            Place::Lower(_) => None,
+            Place::Upper => match self.fds.data(node.id).filter(|d| d.writable) {
+                Some(data) => Some(data.fd),
+                None => Some(Arc::new(hold(fd, name, node.kind)?)),
+            },
+            Place::Index => {
+                let index = Upper::index_name(node.key);
+                Some(Arc::new(hold(upper.index(), &index, node.kind)?))
+            }
+        };
+        Ok(())
+    }
+
+    /// Takes the removed name off the node and keeps its link count.
+    pub(super) fn after_unlink(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let mut state = node.state.write();
+        let before = state.links.len();
+        state.links.retain(|l| l.parent.id != parent.id || *l.name != *name);
+        let lost = before - state.links.len();
+        let keyed = node.keyed.load(std::sync::atomic::Ordering::Relaxed);
+        let mut recorded = Ok(());
+        if keyed {
+            recorded = match &state.place {
+                Place::Lower(at) => {
+                    let count = match state.nlink {
+                        Some(n) => n,
+                        None => self.layer(at.layer)?.attr(at)?.nlink,
+                    };
+                    state.nlink = Some(count.saturating_sub(1));
+                    upper.write_count(node.key, count.saturating_sub(1))
+                }
+                Place::Index => {
+                    let count = state.nlink.unwrap_or(1).saturating_sub(1);
+                    state.nlink = Some(count);
+                    self.record_links(upper, node, count)
+                }
+                Place::Upper => Ok(()),
+            };
+        }
+        drop(state);
+        if lost > 0 {
+            self.forget(parent.id, lost as u64);
+        }
+        recorded
+    }
+
+    /// Records the link count of a file of the index; the last name takes the index entry with it.
+    pub(super) fn record_links(&self, upper: &Upper, node: &Node, count: u32) -> Result<()> {
+        let name = Upper::index_name(node.key);
+        if count == 0 {
+            return match sys::dir::unlinkat(upper.index(), &name) {
+                Err(Errno::ENOENT) => Ok(()),
+                other => other,
+            };
+        }
+        let text = count.to_string();
+        let mark = crate::format::Mark::Nlink;
+        upper.set_soft_mark(upper.index(), &name, mark, text.as_bytes());
+        Ok(())
+    }
+
+    fn remove_dir(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        names: &mut Names,
+        name: &[u8],
+        entry: &Entry,
+        node: &Arc<Node>,
+    ) -> Result<()> {
+        let mut inner = self.names(node)?;
+        let whiteouts = match &inner.merged {
+            Some(m) if !m.is_empty() => return Err(Errno::ENOTEMPTY),
+            Some(m) => m.whiteouts(),
+            None => Vec::new(),
+        };
+        let fd = self.upper_dir_fd(parent)?;
+        let below = entry.flags.has(Flags::LOWER);
+        if entry.flags.has(Flags::UPPER) {
+            let held = self.upper_dir_fd(node)?;
+            upper.remove_dir(fd.as_fd(), name, below, whiteouts.is_empty())?;
+            node.state.write().held = Some(held);
+        } else {
+            upper.add_whiteout(fd.as_fd(), name)?;
+        }
+        inner.removed = true;
+        drop(inner);
+        if let Some(m) = &mut names.merged {
+            m.set_removed(name, below);
+        }
+        self.lose_dir_link(node);
+        Ok(())
+    }
+
+    /// A removed directory has no place any more.
+    pub(super) fn lose_dir_link(&self, node: &Arc<Node>) {
+        let links = std::mem::take(&mut node.state.write().links);
+        for link in links {
+            self.forget(link.parent.id, 1);
+        }
+    }
+}

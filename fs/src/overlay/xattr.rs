@@ -1,0 +1,126 @@
+//! Extended attributes, POSIX ACLs among them.
+
+use std::sync::Arc;
+
+use super::Overlay;
+use super::copyup::Amount;
+use crate::acl;
+use crate::format;
+use crate::ident::NodeId;
+use crate::inode::{Node, Place};
+use crate::sys::{self, Errno, Result};
+
+/// A setxattr request.
+#[derive(Clone, Copy, Debug)]
+pub struct SetXattr<'a> {
+    /// Full name, with its namespace.
+    pub name: &'a [u8],
+    /// Value.
+    pub value: &'a [u8],
+    /// `XATTR_CREATE`, `XATTR_REPLACE` or 0.
+    pub flags: i32,
+    /// Setting an access ACL must drop the set-group-ID bit (the caller is not in the group).
+    pub kill_sgid: bool,
+}
+
+impl Overlay {
+    fn raw_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
+        let _tree = self.tree.read_recursive();
+        match self.place(node) {
+            Place::Lower(at) => self.layer(at.layer)?.xattr(&at, name),
+            _ => self.with_upper(node, |fd, file| sys::xattr::get(fd, file, name)),
+        }
+    }
+
+    /// The value of an xattr.
+    ///
+    /// # Errors
+    /// `ENODATA` when absent, and for the format's own marks.
+    pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>> {
+        if format::is_private(name) {
+            return Err(Errno::ENODATA);
+        }
+        self.raw_xattr(&self.node(id)?, name)
+    }
+
+    /// All names, each ended by a NUL, without the format's own marks.
+    pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>> {
+        let node = self.node(id)?;
+        let _tree = self.tree.read_recursive();
+        let names = match self.place(&node) {
+            Place::Lower(at) => self.layer(at.layer)?.xattr_names(&at),
+            _ => self.with_upper(&node, sys::xattr::list),
+        };
+        let names = match names {
+            Err(Errno::EOPNOTSUPP) => Vec::new(),
+            other => other?,
+        };
+        let mut out = Vec::with_capacity(names.len());
+        for name in names.split_inclusive(|&b| b == 0) {
+            if !format::is_private(name) {
+                out.extend_from_slice(name);
+            }
+        }
+        Ok(out)
+    }
+
+    /// Sets an xattr.
+    ///
+    /// # Errors
+    /// `EPERM` for the format's own marks; otherwise what the upper's filesystem says.
+    pub fn setxattr(&self, id: NodeId, set: &SetXattr<'_>) -> Result<()> {
+        const SGID: u32 = 0o2000;
+        if format::is_private(set.name) {
+            return Err(Errno::EPERM);
+        }
+        let node = self.node(id)?;
+        self.check_flags(&node, set)?;
+        self.ensure_upper(&node, Amount::Whole)?;
+        self.with_upper(&node, |fd, file| {
+            sys::xattr::set(fd, file, set.name, set.value, set.flags)?;
+            if set.kill_sgid && set.name == acl::ACCESS {
+                let perm = u32::from(sys::dir::statat(fd, file)?.perm);
+                if perm & SGID != 0 {
+                    sys::dir::chmodat(fd, file, perm & !SGID)?;
+                }
+            }
+            Ok(())
+        })?;
+        self.acl_changed(&node, set.name)
+    }
+
+    /// `XATTR_CREATE` and `XATTR_REPLACE` fail before anything is copied up.
+    fn check_flags(&self, node: &Arc<Node>, set: &SetXattr<'_>) -> Result<()> {
+        if set.flags == 0 || node.in_upper() {
+            return Ok(());
+        }
+        match self.raw_xattr(node, set.name) {
+            Ok(_) if set.flags & libc::XATTR_CREATE != 0 => Err(Errno::EEXIST),
+            Err(Errno::ENODATA) if set.flags & libc::XATTR_REPLACE != 0 => Err(Errno::ENODATA),
+            _ => Ok(()),
+        }
+    }
+
+    /// Removes an xattr.
+    pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<()> {
+        if format::is_private(name) {
+            return Err(Errno::ENODATA);
+        }
+        let node = self.node(id)?;
+        if !node.in_upper() {
+            self.raw_xattr(&node, name)?;
+        }
+        self.ensure_upper(&node, Amount::Whole)?;
+        self.with_upper(&node, |fd, file| sys::xattr::remove(fd, file, name))?;
+        self.acl_changed(&node, name)
+    }
+
+    fn acl_changed(&self, node: &Arc<Node>, name: &[u8]) -> Result<()> {
+        if name == acl::DEFAULT
+            && let Some(dir) = &node.dir
+        {
+            dir.merged.lock().default_acl = None;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,168 @@
+//! Mounting and unmounting: mount(2) where we may, fusermount3 where we may not.
+
+use std::ffi::OsString;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::unix::ffi::OsStringExt;
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use crate::sys::{self, Errno};
+
+/// How the filesystem is shown in the table of mounts, and with which flags.
+#[derive(Clone, Debug)]
+pub struct MountOptions {
+    /// First column of the table of mounts (`fsname=`).
+    pub source: Vec<u8>,
+    /// `MS_*` flags.
+    pub flags: u64,
+    /// Names of those flags, for fusermount3.
+    pub flag_names: Vec<String>,
+    /// Users other than the one who mounts may look in.
+    pub allow_other: bool,
+    /// Further options for the kernel, such as `context=`.
+    pub extra: Vec<String>,
+}
+
+/// Why mounting failed.
+#[derive(Debug, thiserror::Error)]
+pub enum MountError {
+    /// /dev/fuse cannot be opened.
+    #[error(
+        "cannot open /dev/fuse: {0}; load the fuse module, or give this user access to the device"
+    )]
+    Device(Errno),
+    /// mount(2) refused.
+    #[error("cannot mount on {0}: {1}")]
+    Mount(PathBuf, Errno),
+    /// fusermount3 is needed but not there.
+    #[error(
+        "cannot mount on {0}: not permitted here, and fusermount3 cannot be run ({1}); install \
+         fuse3, or mount inside a user namespace"
+    )]
+    NoHelper(PathBuf, std::io::Error),
+    /// fusermount3 refused; it has said why.
+    #[error("cannot mount on {0}: fusermount3 refused")]
+    Helper(PathBuf),
+}
+
+/// Type of the mount as `mount` and `/proc/mounts` show it.
+const FSTYPE: &str = "fuse.cowlfs";
+/// How long unmounting waits for the last users of a busy mount, after it was detached.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// A mount that can be taken away again.
+#[derive(Clone, Debug)]
+pub struct Mount {
+    path: PathBuf,
+    by_helper: bool,
+}
+
+/// Mounts on `path` (absolute) and returns the device to serve.
+///
+/// # Errors
+/// See [`MountError`].
+pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), MountError> {
+    let (uid, gid) = sys::process::ids();
+    let direct = sys::fuse::open_device().map_err(MountError::Device).and_then(|device| {
+        let mut data = format!(
+            "fd={},rootmode=40000,user_id={uid},group_id={gid},default_permissions",
+            device.as_raw_fd()
+        );
+        if options.allow_other {
+            data.push_str(",allow_other");
+        }
+        for extra in &options.extra {
+            data.push(',');
+            data.push_str(extra);
+        }
+        sys::fuse::mount(&options.source, path, FSTYPE, options.flags, data.as_bytes())
+            .map_err(|e| MountError::Mount(path.into(), e))?;
+        Ok((Mount { path: path.into(), by_helper: false }, device))
+    });
+    match direct {
+        Err(MountError::Mount(_, Errno::EPERM) | MountError::Device(Errno::EACCES)) if uid != 0 => {
+            by_helper(path, options)
+        }
+        other => other,
+    }
+}
+
+fn by_helper(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), MountError> {
+    let failed = |e| MountError::NoHelper(path.into(), e);
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    sys::fuse::keep_over_exec(theirs.as_fd())
+        .map_err(|e| failed(std::io::Error::from_raw_os_error(e as i32)))?;
+    let mut list = b"fsname=".to_vec();
+    for &byte in &options.source {
+        if byte == b',' || byte == b'\\' {
+            list.push(b'\\');
+        }
+        list.push(byte);
+    }
+    list.extend_from_slice(b",subtype=cowlfs,default_permissions");
+    if options.allow_other {
+        list.extend_from_slice(b",allow_other");
+    }
+    for name in options.flag_names.iter().chain(&options.extra) {
+        list.push(b',');
+        list.extend_from_slice(name.as_bytes());
+    }
+    let status = Command::new("fusermount3")
+        .arg("-o")
+        .arg(OsString::from_vec(list))
+        .arg("--")
+        .arg(path)
+        .env("_FUSE_COMMFD", theirs.as_raw_fd().to_string())
+        .stdin(Stdio::null())
+        .status()
+        .map_err(failed)?;
+    drop(theirs);
+    if !status.success() {
+        return Err(MountError::Helper(path.into()));
+    }
+    let device = sys::fuse::receive_fd(&ours).map_err(|_| MountError::Helper(path.into()))?;
+    Ok((Mount { path: path.into(), by_helper: true }, device))
+}
+
+impl Mount {
+    /// Takes the mount away while it is being served: cleanly if nobody uses it, otherwise after
+    /// writing back what is dirty it is detached, and its last users have a moment to finish. False
+    /// when some may still be left.
+    pub fn unmount(&self) -> bool {
+        if let Ok(root) = sys::dir::open_dir_path(&self.path) {
+            let _best_effort = sys::file::syncfs(root.as_fd());
+        }
+        if self.by_helper {
+            let quiet = |args: &[&str]| {
+                Command::new("fusermount3")
+                    .args(args)
+                    .arg("--")
+                    .arg(&self.path)
+                    .stdin(Stdio::null())
+                    .stderr(Stdio::null())
+                    .status()
+                    .is_ok_and(|s| s.success())
+            };
+            if quiet(&["-u", "-q"]) {
+                return true;
+            }
+            if !quiet(&["-u", "-q", "-z"]) {
+                return false;
+            }
+        } else {
+            match sys::fuse::umount(&self.path, libc::UMOUNT_NOFOLLOW) {
+                Ok(()) => return true,
+                Err(Errno::EBUSY) => {}
+                Err(_) => return false,
+            }
+            let flags = libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW;
+            if sys::fuse::umount(&self.path, flags).is_err() {
+                return false;
+            }
+        }
+        std::thread::sleep(LINGER);
+        false
+    }
+}

@@ -1,0 +1,184 @@
+//! The conversation with the kernel: the first handshake, then threads that take requests off the
+//! device and answer them until the filesystem is unmounted.
+
+use std::io::IoSlice;
+use std::os::fd::{AsFd, OwnedFd};
+use std::sync::Arc;
+
+use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
+use super::reply;
+use super::wire::{self, op};
+use crate::ident::NodeId;
+use crate::overlay::Overlay;
+use crate::sys::{self, Errno, Result};
+
+/// Room for a request beside its data: header, write header, names.
+const REQUEST_HEAD: usize = 4096;
+
+/// A mounted filesystem being served.
+#[derive(Debug)]
+pub struct Session {
+    pub(super) overlay: Overlay,
+    pub(super) device: OwnedFd,
+    pub(super) policy: Policy,
+    pub(super) agreed: Agreed,
+}
+
+impl Session {
+    /// Answers the kernel's first request on `device`, which is mounted already.
+    ///
+    /// # Errors
+    /// `EPROTO` for a kernel older than protocol 7.23 (Linux 3.15); errors of the device.
+    pub fn start(overlay: Overlay, device: OwnedFd, policy: Policy) -> Result<Session> {
+        const OLDEST_MINOR: u32 = 23;
+        let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
+        loop {
+            let n = match sys::fuse::receive(device.as_fd(), &mut buf) {
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => continue,
+                other => other?,
+            };
+            let (head, mut body) = wire::parse(buf.get(..n).ok_or(Errno::EIO)?)?;
+            if head.opcode != op::INIT {
+                send(&device, head.unique, -(Errno::EIO as i32), &[])?;
+                continue;
+            }
+            let (major, minor) = (body.u32()?, body.u32()?);
+            if major > VERSION.0 {
+                // The kernel falls back to our major version and asks again.
+                let mut b = reply::Body::default();
+                b.u32(VERSION.0).u32(VERSION.1).zeros(56);
+                send(&device, head.unique, 0, b.bytes())?;
+                continue;
+            }
+            if major < VERSION.0 || minor < OLDEST_MINOR {
+                send(&device, head.unique, -(Errno::EPROTO as i32), &[])?;
+                return Err(Errno::EPROTO);
+            }
+            let (max_readahead, low) = (body.u32()?, body.u32()?);
+            let high = body.u32().unwrap_or(0);
+            let offered = u64::from(low) | (u64::from(high) << 32);
+            let agreed = policy::negotiate(&policy, offered, max_readahead);
+            send(&device, head.unique, 0, agreed.reply().bytes())?;
+            return Ok(Session { overlay, device, policy, agreed });
+        }
+    }
+
+    /// What was agreed with the kernel.
+    pub fn agreed(&self) -> Agreed {
+        self.agreed
+    }
+
+    /// The union that is served.
+    pub fn overlay(&self) -> &Overlay {
+        &self.overlay
+    }
+
+    /// Serves until the filesystem is unmounted.
+    ///
+    /// # Errors
+    /// The errno of a thread that could not go on.
+    pub fn run(self: &Arc<Session>) -> Result<()> {
+        let mut threads = Vec::new();
+        for i in 1..self.policy.threads.max(1) {
+            let session = Arc::clone(self);
+            let thread = std::thread::Builder::new()
+                .name(format!("cowlfs-{i}"))
+                .spawn(move || session.serve())
+                .map_err(|_| Errno::EAGAIN)?;
+            threads.push(thread);
+        }
+        let mut done = self.serve();
+        for thread in threads {
+            match thread.join() {
+                Ok(result) => done = done.and(result),
+                Err(_panicked) => done = done.and(Err(Errno::EIO)),
+            }
+        }
+        done
+    }
+
+    fn serve(&self) -> Result<()> {
+        let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
+        let mut scratch = Scratch { data: vec![0u8; MAX_IO], ..Scratch::default() };
+        loop {
+            match sys::fuse::receive(self.device.as_fd(), &mut buf) {
+                Ok(n) => {
+                    if let Some(request) = buf.get(..n) {
+                        self.handle(request, &mut scratch)?;
+                    }
+                }
+                // ENOENT: the request was interrupted before we could read it.
+                Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
+                // Unmounted, or aborted through the control filesystem.
+                Err(Errno::ENODEV | Errno::ECONNABORTED) => return Ok(()),
+                Err(e) => return Err(e),
+            }
+        }
+    }
+
+    fn handle(&self, request: &[u8], scratch: &mut Scratch) -> Result<()> {
+        let (head, body) = wire::parse(request)?;
+        match head.opcode {
+            op::FORGET | op::BATCH_FORGET => {
+                // A malformed one is the kernel's own loss; there is no reply to refuse it with.
+                let _malformed = self.forget(&head, body);
+                return Ok(());
+            }
+            // Our operations are short; the kernel is told once that they cannot be interrupted.
+            op::INTERRUPT => return send(&self.device, head.unique, -(Errno::ENOSYS as i32), &[]),
+            _ => {}
+        }
+        scratch.body.clear();
+        scratch.pinned.clear();
+        let sent = match self.answer(&head, body, scratch) {
+            Ok(Answer::Body) => send(&self.device, head.unique, 0, scratch.body.bytes()),
+            Ok(Answer::Data(n)) => {
+                let data = scratch.data.get(..n).ok_or(Errno::EIO)?;
+                send(&self.device, head.unique, 0, data)
+            }
+            Err(e) => send(&self.device, head.unique, -(e as i32), &[]),
+        };
+        match sent {
+            // The caller was killed while it waited: the kernel does not know the nodes that were
+            // pinned for the reply.
+            Err(Errno::ENOENT) => {
+                for node in scratch.pinned.drain(..) {
+                    self.overlay.forget(node, 1);
+                }
+                Ok(())
+            }
+            other => other,
+        }
+    }
+}
+
+/// What one thread needs to build replies in.
+#[derive(Debug, Default)]
+pub(super) struct Scratch {
+    /// The body of a structured reply.
+    pub body: reply::Body,
+    /// Data read from files.
+    pub data: Vec<u8>,
+    /// Nodes that the reply hands to the kernel.
+    pub pinned: Vec<NodeId>,
+}
+
+/// Where a reply is.
+pub(super) enum Answer {
+    /// In the scratch's body.
+    Body,
+    /// The first so many bytes of the scratch's data.
+    Data(usize),
+}
+
+/// Sends a reply.
+fn send(device: &OwnedFd, unique: u64, error: i32, body: &[u8]) -> Result<()> {
+    let len = (reply::HEADER + body.len()) as u32;
+    let mut head = [0u8; reply::HEADER];
+    let (a, rest) = head.split_at_mut(4);
+    let (b, c) = rest.split_at_mut(4);
+    a.copy_from_slice(&len.to_ne_bytes());
+    b.copy_from_slice(&error.to_ne_bytes());
+    c.copy_from_slice(&unique.to_ne_bytes());
+    sys::fuse::send(device.as_fd(), &[IoSlice::new(&head), IoSlice::new(body)])
+}

@@ -1,0 +1,211 @@
+//! From options to an open union: the directories are opened, locked against a second mount, and
+//! checked for arrangements that would eat themselves.
+
+use std::collections::HashSet;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use crate::fdcache::FdCache;
+use crate::ident::LayerId;
+use crate::layer::Layer;
+use crate::layer::hostdir::{HostLayer, View};
+use crate::options::Options;
+use crate::overlay::{Overlay, Settings};
+use crate::sys::{self, Errno};
+use crate::upper::Upper;
+
+/// Why a union cannot be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A directory cannot be opened.
+    #[error("{what} {path}: {why}", path = path.display())]
+    Open {
+        /// Which role it plays.
+        what: &'static str,
+        /// Its path.
+        path: PathBuf,
+        /// The errno in words.
+        why: &'static str,
+    },
+    /// Two directories lie in each other.
+    #[error("{inner} lies inside {outer}: choose directories that do not contain each other")]
+    Inside {
+        /// The inner one, in words.
+        inner: String,
+        /// The outer one, in words.
+        outer: String,
+    },
+    /// Upper and work directory lie on different filesystems.
+    #[error("workdir {work} and upperdir {upper} lie on different filesystems or mounts; use one", work = .0.display(), upper = .1.display())]
+    Apart(PathBuf, PathBuf),
+    /// Another mount uses the directory.
+    #[error("{what} {path} is used by another mount; unmount that first", what = .0, path = .1.display())]
+    Busy(&'static str, PathBuf),
+    /// A volatile mount was not unmounted cleanly.
+    #[error("workdir {path} was last mounted volatile and not unmounted cleanly, so the upper may have lost data; discard both, or remove {path}/work/incompat/volatile to use it anyway", path = .0.display())]
+    Volatile(PathBuf),
+    /// The work directory was left by a filesystem that stores what we cannot read.
+    #[error("workdir {path} holds work/incompat/{feature}, left by a filesystem with a feature that cowlfs does not know; use that, or another upper and workdir", path = .0.display(), feature = .1)]
+    Incompatible(PathBuf, String),
+    /// The upper cannot be used.
+    #[error("cannot prepare workdir {path}: {why}", path = .0.display(), why = .1.desc())]
+    Work(PathBuf, Errno),
+    /// The roots of the layers cannot be read.
+    #[error("cannot read the layers: {why}", why = .0.desc())]
+    Layers(Errno),
+    /// More layers than can be numbered.
+    #[error("{0} lower layers are more than cowlfs can number (65,534)")]
+    TooMany(usize),
+}
+
+/// A directory of the command line, opened.
+struct Opened {
+    what: &'static str,
+    path: PathBuf,
+    fd: OwnedFd,
+    id: (u64, u64),
+}
+
+fn open(what: &'static str, path: &Path) -> Result<Opened, StartError> {
+    let failed = |e: Errno| StartError::Open { what, path: path.into(), why: e.desc() };
+    let fd = sys::dir::open_dir_path(path).map_err(failed)?;
+    let attr = sys::dir::fstat(fd.as_fd()).map_err(failed)?;
+    Ok(Opened { what, path: path.into(), fd, id: (attr.dev, attr.ino) })
+}
+
+impl Opened {
+    fn words(&self) -> String {
+        format!("{} {}", self.what, self.path.display())
+    }
+}
+
+/// Whether the directory `fd` lies strictly below `outer`. Directories in `barrier` end the search:
+/// what is below them is not seen from `outer`.
+fn lies_below(fd: BorrowedFd<'_>, outer: (u64, u64), barrier: &HashSet<(u64, u64)>) -> bool {
+    let Ok(mut at) = fd.try_clone_to_owned() else { return false };
+    let Ok(attr) = sys::dir::fstat(at.as_fd()) else { return false };
+    let mut id = (attr.dev, attr.ino);
+    loop {
+        if barrier.contains(&id) {
+            return false;
+        }
+        let flags = libc::O_PATH | libc::O_DIRECTORY;
+        let Ok(up) = sys::dir::openat(at.as_fd(), b"..", flags, 0) else { return false };
+        let Ok(attr) = sys::dir::fstat(up.as_fd()) else { return false };
+        let up_id = (attr.dev, attr.ino);
+        if up_id == id {
+            return false; // the root
+        }
+        if up_id == outer {
+            return true;
+        }
+        (at, id) = (up, up_id);
+    }
+}
+
+fn refuse_below(
+    inner: &Opened,
+    outer: &Opened,
+    barrier: &HashSet<(u64, u64)>,
+    or_same: bool,
+) -> Result<(), StartError> {
+    if (or_same && inner.id == outer.id) || lies_below(inner.fd.as_fd(), outer.id, barrier) {
+        return Err(StartError::Inside { inner: inner.words(), outer: outer.words() });
+    }
+    Ok(())
+}
+
+/// Opens the union that `options` describe, to be mounted on `mountpoint` (if it is).
+///
+/// # Errors
+/// See [`StartError`]; nothing is left behind but a work directory that may have been swept.
+pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overlay, StartError> {
+    let lowers: Vec<Opened> =
+        options.lowers.iter().map(|p| open("lowerdir", p)).collect::<Result<_, _>>()?;
+    if lowers.len() >= usize::from(u16::MAX) {
+        return Err(StartError::TooMany(lowers.len()));
+    }
+    let hidden: HashSet<(u64, u64)> =
+        options.hide.iter().map(|p| open("hide", p).map(|o| o.id)).collect::<Result<_, _>>()?;
+    let writable = match (&options.upper, &options.work) {
+        (Some(u), Some(w)) => Some((open("upperdir", u)?, open("workdir", w)?)),
+        _ => None,
+    };
+    let none = HashSet::new();
+    if let Some((upper, work)) = &writable {
+        for (a, b) in [(upper, work), (work, upper)] {
+            refuse_below(a, b, &none, true)?;
+        }
+        if upper.id.0 != work.id.0 {
+            return Err(StartError::Apart(work.path.clone(), upper.path.clone()));
+        }
+        for lower in &lowers {
+            for dir in [upper, work] {
+                refuse_below(dir, lower, &hidden, true)?;
+                refuse_below(lower, dir, &none, true)?;
+            }
+        }
+    }
+    if let Some(path) = mountpoint {
+        let mount = open("mount point", path)?;
+        let all = writable.iter().flat_map(|(u, w)| [u, w]).chain(&lowers);
+        for dir in all {
+            // On top of one of them is fine: ours are open already, below the new mount.
+            refuse_below(&mount, dir, &hidden, false)?;
+        }
+    }
+    let view = View {
+        one_file_system: options.one_file_system,
+        hidden,
+        unmapped_to_root: options.unmapped_to_root,
+    };
+    build(options, &lowers, writable, &view)
+}
+
+fn build(
+    options: &Options,
+    lowers: &[Opened],
+    writable: Option<(Opened, Opened)>,
+    view: &View,
+) -> Result<Overlay, StartError> {
+    let fds = Arc::new(FdCache::new(sys::process::raise_open_files()));
+    let upper = writable.map(|(u, w)| open_upper(options, u, &w)).transpose()?;
+    let mut layers: Vec<Box<dyn Layer>> = Vec::new();
+    for (i, lower) in lowers.iter().enumerate() {
+        let id = LayerId(i as u16);
+        let layer =
+            HostLayer::open(&lower.path, id, Arc::clone(&fds), view.clone()).map_err(|e| {
+                StartError::Open { what: lower.what, path: lower.path.clone(), why: e.desc() }
+            })?;
+        layers.push(Box::new(layer));
+    }
+    let settings = Settings {
+        static_nlink: options.static_nlink,
+        ids: options.ids.clone(),
+        no_fsync: options.no_fsync,
+    };
+    Overlay::new(layers, upper, fds, settings).map_err(StartError::Layers)
+}
+
+fn open_upper(options: &Options, upper: Opened, work: &Opened) -> Result<Upper, StartError> {
+    let failed = |e| StartError::Work(work.path.clone(), e);
+    for dir in [&upper, work] {
+        match sys::process::lock(dir.fd.as_fd()) {
+            Ok(()) => {}
+            Err(Errno::EWOULDBLOCK) => return Err(StartError::Busy(dir.what, dir.path.clone())),
+            Err(e) => return Err(failed(e)),
+        }
+    }
+    match Upper::incompatible(work.fd.as_fd()).map_err(failed)?.as_deref() {
+        None => {}
+        Some(b"volatile") => return Err(StartError::Volatile(work.path.clone())),
+        Some(other) => {
+            let name = String::from_utf8_lossy(other).into_owned();
+            return Err(StartError::Incompatible(work.path.clone(), name));
+        }
+    }
+    // The work directory's lock lives as long as its descriptor does.
+    let keep = work.fd.try_clone().map_err(|_| failed(Errno::EMFILE))?;
+    Upper::open(upper.fd, keep, options.volatile).map_err(failed)
+}

@@ -1,0 +1,373 @@
+//! Operations on names in a directory: open, make, link, rename, remove, list.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+
+use super::{Errno, Result, check, check_int, own, raw, with_cstr};
+use crate::attr::{Attr, Kind, Time};
+
+/// Opens `name` below `dir`. `O_CLOEXEC` and `O_NOFOLLOW` are always added (openat(2)).
+pub fn openat(dir: BorrowedFd<'_>, name: &[u8], flags: i32, mode: u32) -> Result<OwnedFd> {
+    with_cstr(name, |c| {
+        // SAFETY: `c` is a valid C string for the duration of the call.
+        own(unsafe {
+            libc::openat(
+                raw(dir),
+                c.as_ptr(),
+                flags | libc::O_CLOEXEC | libc::O_NOFOLLOW | libc::O_LARGEFILE,
+                mode as libc::mode_t,
+            )
+        })
+    })
+}
+
+/// Opens the directory `name` below `dir` for listing and as a base for further calls.
+pub fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    match openat(dir, name, libc::O_RDONLY | libc::O_DIRECTORY | libc::O_NOATIME, 0) {
+        Err(Errno::EPERM) => openat(dir, name, libc::O_RDONLY | libc::O_DIRECTORY, 0),
+        // Searchable but not listable (mode 0711 for an ordinary user): a base all the same.
+        Err(Errno::EACCES) => openat(dir, name, libc::O_PATH | libc::O_DIRECTORY, 0),
+        other => other,
+    }
+}
+
+/// Opens a directory by the path the user gave on the command line (symbolic links followed).
+pub fn open_dir_path(path: &std::path::Path) -> Result<OwnedFd> {
+    use std::os::unix::ffi::OsStrExt;
+    with_cstr(path.as_os_str().as_bytes(), |c| {
+        // SAFETY: `c` is a valid C string.
+        own(unsafe { libc::open(c.as_ptr(), libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC) })
+    })
+}
+
+fn attr_from(st: &libc::stat) -> Attr {
+    Attr {
+        dev: st.st_dev,
+        ino: st.st_ino,
+        kind: Kind::from_mode(st.st_mode),
+        perm: (st.st_mode & 0o7777) as u16,
+        nlink: st.st_nlink as u32,
+        uid: st.st_uid,
+        gid: st.st_gid,
+        rdev: st.st_rdev,
+        size: st.st_size as u64,
+        blocks: st.st_blocks as u64,
+        blksize: st.st_blksize as u32,
+        atime: Time { sec: st.st_atime, nsec: st.st_atime_nsec as u32 },
+        mtime: Time { sec: st.st_mtime, nsec: st.st_mtime_nsec as u32 },
+        ctime: Time { sec: st.st_ctime, nsec: st.st_ctime_nsec as u32 },
+    }
+}
+
+/// Attributes of `name` below `dir`, of a link itself (fstatat(2) with `AT_SYMLINK_NOFOLLOW`).
+/// An empty name means `dir` itself.
+pub fn statat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Attr> {
+    with_cstr(name, |c| {
+        // SAFETY: an all-zero stat is a valid value for the kernel to fill.
+        let mut st: libc::stat = unsafe { std::mem::zeroed() };
+        // SAFETY: valid C string and a valid pointer to a stat buffer.
+        check_int(unsafe {
+            libc::fstatat(
+                raw(dir),
+                c.as_ptr(),
+                &raw mut st,
+                libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH | libc::AT_NO_AUTOMOUNT,
+            )
+        })?;
+        Ok(attr_from(&st))
+    })
+}
+
+/// Attributes of an open file (also of one opened with `O_PATH`).
+pub fn fstat(fd: BorrowedFd<'_>) -> Result<Attr> {
+    // SAFETY: an all-zero stat is a valid value for the kernel to fill.
+    let mut st: libc::stat = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid pointer to a stat buffer.
+    check_int(unsafe { libc::fstat(raw(fd), &raw mut st) })?;
+    Ok(attr_from(&st))
+}
+
+/// Birth time of `name` below `dir` (empty: of `dir` itself), where the filesystem has it (statx(2)).
+pub fn birth_time(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Time>> {
+    with_cstr(name, |c| {
+        // SAFETY: an all-zero statx is a valid value for the kernel to fill.
+        let mut sx: libc::statx = unsafe { std::mem::zeroed() };
+        // SAFETY: valid C string and a valid pointer to a statx buffer.
+        check_int(unsafe {
+            libc::statx(
+                raw(dir),
+                c.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+                libc::STATX_BTIME,
+                &raw mut sx,
+            )
+        })?;
+        let has = sx.stx_mask & libc::STATX_BTIME != 0;
+        Ok(has.then_some(Time { sec: sx.stx_btime.tv_sec, nsec: sx.stx_btime.tv_nsec }))
+    })
+}
+
+/// mkdirat(2). The process umask is zero in the filesystem, so `mode` is exact.
+pub fn mkdirat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
+    with_cstr(name, |c| {
+        // SAFETY: valid C string.
+        check_int(unsafe { libc::mkdirat(raw(dir), c.as_ptr(), mode as libc::mode_t) }).map(drop)
+    })
+}
+
+/// mknodat(2); `mode` holds type and permission bits.
+pub fn mknodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
+    with_cstr(name, |c| {
+        // SAFETY: valid C string.
+        check_int(unsafe { libc::mknodat(raw(dir), c.as_ptr(), mode as libc::mode_t, rdev) })
+            .map(drop)
+    })
+}
+
+/// symlinkat(2).
+pub fn symlinkat(target: &[u8], dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    with_cstr(target, |t| {
+        with_cstr(name, |c| {
+            // SAFETY: two valid C strings.
+            check_int(unsafe { libc::symlinkat(t.as_ptr(), raw(dir), c.as_ptr()) }).map(drop)
+        })
+    })
+}
+
+/// linkat(2) between names; a symbolic link itself is linked, never what it points to.
+pub fn linkat(from: BorrowedFd<'_>, name: &[u8], to: BorrowedFd<'_>, newname: &[u8]) -> Result<()> {
+    with_cstr(name, |a| {
+        with_cstr(newname, |b| {
+            // SAFETY: two valid C strings.
+            check_int(unsafe { libc::linkat(raw(from), a.as_ptr(), raw(to), b.as_ptr(), 0) })
+                .map(drop)
+        })
+    })
+}
+
+/// Gives an open file a (further) name: linkat(2) with `AT_EMPTY_PATH`, else by `/proc/self/fd`.
+pub fn link_fd(fd: BorrowedFd<'_>, to: BorrowedFd<'_>, newname: &[u8]) -> Result<()> {
+    with_cstr(newname, |b| {
+        // SAFETY: valid C strings.
+        let rc = check_int(unsafe {
+            libc::linkat(raw(fd), c"".as_ptr(), raw(to), b.as_ptr(), libc::AT_EMPTY_PATH)
+        });
+        if rc != Err(Errno::ENOENT) && rc != Err(Errno::EPERM) {
+            return rc.map(drop);
+        }
+        with_cstr(format!("/proc/self/fd/{}", raw(fd)).as_bytes(), |p| {
+            // SAFETY: two valid C strings.
+            check_int(unsafe {
+                libc::linkat(
+                    libc::AT_FDCWD,
+                    p.as_ptr(),
+                    raw(to),
+                    b.as_ptr(),
+                    libc::AT_SYMLINK_FOLLOW,
+                )
+            })
+            .map(drop)
+        })
+    })
+}
+
+/// renameat2(2) with the given `RENAME_*` flags.
+pub fn renameat2(
+    from: BorrowedFd<'_>,
+    name: &[u8],
+    to: BorrowedFd<'_>,
+    newname: &[u8],
+    flags: u32,
+) -> Result<()> {
+    with_cstr(name, |a| {
+        with_cstr(newname, |b| {
+            // SAFETY: two valid C strings.
+            check(unsafe {
+                libc::syscall(
+                    libc::SYS_renameat2,
+                    raw(from),
+                    a.as_ptr(),
+                    raw(to),
+                    b.as_ptr(),
+                    flags,
+                )
+            })
+            .map(drop)
+        })
+    })
+}
+
+/// unlinkat(2) of a non-directory.
+pub fn unlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    with_cstr(name, |c| {
+        // SAFETY: valid C string.
+        check_int(unsafe { libc::unlinkat(raw(dir), c.as_ptr(), 0) }).map(drop)
+    })
+}
+
+/// unlinkat(2) of an empty directory.
+pub fn rmdirat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+    with_cstr(name, |c| {
+        // SAFETY: valid C string.
+        check_int(unsafe { libc::unlinkat(raw(dir), c.as_ptr(), libc::AT_REMOVEDIR) }).map(drop)
+    })
+}
+
+/// Target of the symbolic link `name` (readlinkat(2)); an empty name reads the link that `dir`
+/// (opened with `O_PATH`) is.
+pub fn readlinkat(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
+    with_cstr(name, |c| {
+        let mut buf = vec![0u8; libc::PATH_MAX as usize];
+        // SAFETY: valid C string; the buffer is as long as stated.
+        let n = check(unsafe {
+            libc::readlinkat(raw(dir), c.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) as i64
+        })?;
+        buf.truncate(n as usize);
+        Ok(buf)
+    })
+}
+
+/// fchownat(2) without following links; `None` leaves an id as it is.
+pub fn chownat(dir: BorrowedFd<'_>, name: &[u8], uid: Option<u32>, gid: Option<u32>) -> Result<()> {
+    with_cstr(name, |c| {
+        // SAFETY: valid C string. The id -1 means "unchanged".
+        check_int(unsafe {
+            libc::fchownat(
+                raw(dir),
+                c.as_ptr(),
+                uid.unwrap_or(u32::MAX),
+                gid.unwrap_or(u32::MAX),
+                libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+            )
+        })
+        .map(drop)
+    })
+}
+
+/// Sets the mode of `name`, or of `dir` itself when the name is empty. The caller makes sure that
+/// it is not a symbolic link (links have no mode).
+pub fn chmodat(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
+    const SYS_FCHMODAT2: libc::c_long = 452; // Linux 6.6
+    with_cstr(name, |c| {
+        if !name.is_empty() {
+            // SAFETY: valid C string.
+            let rc = unsafe { libc::fchmodat(raw(dir), c.as_ptr(), mode as libc::mode_t, 0) };
+            return check_int(rc).map(drop);
+        }
+        // SAFETY: plain call.
+        match check_int(unsafe { libc::fchmod(raw(dir), mode as libc::mode_t) }) {
+            // A descriptor opened with O_PATH (an unlinked device or FIFO).
+            Err(Errno::EBADF) => check(unsafe {
+                // SAFETY: valid C string.
+                libc::syscall(SYS_FCHMODAT2, raw(dir), c.as_ptr(), mode, libc::AT_EMPTY_PATH)
+            })
+            .map(drop),
+            other => other.map(drop),
+        }
+    })
+}
+
+/// What to do with one of the two times of utimensat(2).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum SetTime {
+    /// Leave it.
+    Omit,
+    /// The current time, taken by the kernel.
+    Now,
+    /// This time.
+    At(Time),
+}
+
+impl SetTime {
+    fn spec(self) -> libc::timespec {
+        match self {
+            SetTime::Omit => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_OMIT },
+            SetTime::Now => libc::timespec { tv_sec: 0, tv_nsec: libc::UTIME_NOW },
+            SetTime::At(t) => libc::timespec { tv_sec: t.sec, tv_nsec: i64::from(t.nsec) },
+        }
+    }
+}
+
+/// utimensat(2) without following links; an empty name means `dir` itself.
+pub fn utimesat(dir: BorrowedFd<'_>, name: &[u8], atime: SetTime, mtime: SetTime) -> Result<()> {
+    let times = [atime.spec(), mtime.spec()];
+    with_cstr(name, |c| {
+        // SAFETY: valid C string and an array of two timespecs.
+        check_int(unsafe {
+            libc::utimensat(
+                raw(dir),
+                c.as_ptr(),
+                times.as_ptr(),
+                libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
+            )
+        })
+        .map(drop)
+    })
+}
+
+/// Sets both times of an open file (futimens(3)).
+pub fn futimes(fd: BorrowedFd<'_>, atime: SetTime, mtime: SetTime) -> Result<()> {
+    let times = [atime.spec(), mtime.spec()];
+    // SAFETY: an array of two timespecs.
+    check_int(unsafe { libc::futimens(raw(fd), times.as_ptr()) }).map(drop)
+}
+
+/// One entry as getdents64(2) gives it.
+#[derive(Debug)]
+pub struct RawEntry<'a> {
+    /// Inode number (of a mount point: of what lies beneath).
+    pub ino: u64,
+    /// `DT_*` type; `DT_UNKNOWN` on filesystems that do not tell.
+    pub dtype: u8,
+    /// The name, never `.` or `..`.
+    pub name: &'a [u8],
+}
+
+/// Bytes read per getdents64 call: about 1,000 entries.
+const DENTS_BUFFER: usize = 32 * 1024;
+
+/// Calls `sink` for every entry of the directory but `.` and `..`.
+///
+/// The descriptor's own position is left alone, so one cached descriptor serves many readers.
+pub fn list(dir: BorrowedFd<'_>, mut sink: impl FnMut(RawEntry<'_>) -> Result<()>) -> Result<()> {
+    // A cached descriptor is shared: a description of its own keeps concurrent listings apart.
+    let flags = libc::O_RDONLY | libc::O_DIRECTORY;
+    let own_fd = match openat(dir, b".", flags | libc::O_NOATIME, 0) {
+        Err(Errno::EPERM) => openat(dir, b".", flags, 0)?,
+        other => other?,
+    };
+    let mut buf = vec![0u8; DENTS_BUFFER];
+    loop {
+        // SAFETY: the buffer is as long as stated.
+        let n = check(unsafe {
+            libc::syscall(libc::SYS_getdents64, raw(own_fd.as_fd()), buf.as_mut_ptr(), buf.len())
+        })? as usize;
+        if n == 0 {
+            return Ok(());
+        }
+        let mut rest = buf.get(..n).ok_or(Errno::EIO)?;
+        while !rest.is_empty() {
+            // struct linux_dirent64: u64 ino, s64 off, u16 reclen, u8 type, name (getdents(2)).
+            let (head, len) = (rest.get(..19), rest.get(16..18));
+            let (Some(head), Some(&[l0, l1])) = (head, len) else { return Err(Errno::EIO) };
+            let reclen = usize::from(u16::from_ne_bytes([l0, l1]));
+            let record = rest.get(..reclen).ok_or(Errno::EIO)?;
+            let name = record.get(19..).ok_or(Errno::EIO)?;
+            let end = name.iter().position(|&b| b == 0).ok_or(Errno::EIO)?;
+            let name = name.get(..end).ok_or(Errno::EIO)?;
+            if name != b"." && name != b".." {
+                let ino = head.first_chunk::<8>().copied().map_or(0, u64::from_ne_bytes);
+                sink(RawEntry { ino, dtype: head.last().copied().unwrap_or(0), name })?;
+            }
+            rest = rest.get(reclen..).ok_or(Errno::EIO)?;
+        }
+    }
+}
+
+/// Filesystem statistics (fstatvfs(3)).
+pub fn statvfs(fd: BorrowedFd<'_>) -> Result<libc::statvfs> {
+    // SAFETY: an all-zero statvfs is a valid value for the kernel to fill.
+    let mut st: libc::statvfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid pointer to a statvfs buffer.
+    check_int(unsafe { libc::fstatvfs(raw(fd), &raw mut st) })?;
+    Ok(st)
+}

@@ -1,0 +1,117 @@
+//! Operations on open files: read, write, allocate, copy, sync.
+
+use std::os::fd::BorrowedFd;
+
+use super::{Errno, Result, check, check_int, raw};
+
+/// pread(2); may return fewer bytes, 0 at end of file.
+pub fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+    // SAFETY: the buffer is as long as stated.
+    check(unsafe { libc::pread(raw(fd), buf.as_mut_ptr().cast(), buf.len(), offset as i64) } as i64)
+        .map(|n| n as usize)
+}
+
+/// Fills as much of `buf` as the file has from `offset` on.
+pub fn pread_full(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
+    let mut done = 0;
+    while let Some(rest) = buf.get_mut(done..).filter(|r| !r.is_empty()) {
+        match pread(fd, rest, offset + done as u64) {
+            Ok(0) => break,
+            Ok(n) => done += n,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(done)
+}
+
+/// Writes all of `buf` at `offset`.
+pub fn pwrite_all(fd: BorrowedFd<'_>, buf: &[u8], offset: u64) -> Result<()> {
+    let mut done = 0;
+    while let Some(rest) = buf.get(done..).filter(|r| !r.is_empty()) {
+        // SAFETY: the buffer is as long as stated.
+        let n = check(unsafe {
+            libc::pwrite(raw(fd), rest.as_ptr().cast(), rest.len(), (offset + done as u64) as i64)
+        } as i64);
+        match n {
+            Ok(0) => return Err(Errno::EIO),
+            Ok(n) => done += n as usize,
+            Err(Errno::EINTR) => {}
+            Err(e) => return Err(e),
+        }
+    }
+    Ok(())
+}
+
+/// ftruncate(2).
+pub fn ftruncate(fd: BorrowedFd<'_>, size: u64) -> Result<()> {
+    let size = i64::try_from(size).map_err(|_| Errno::EFBIG)?;
+    // SAFETY: plain call.
+    check_int(unsafe { libc::ftruncate(raw(fd), size) }).map(drop)
+}
+
+/// fallocate(2).
+pub fn fallocate(fd: BorrowedFd<'_>, mode: i32, offset: u64, length: u64) -> Result<()> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::EFBIG)?;
+    let length = i64::try_from(length).map_err(|_| Errno::EFBIG)?;
+    // SAFETY: plain call.
+    check_int(unsafe { libc::fallocate(raw(fd), mode, offset, length) }).map(drop)
+}
+
+/// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`.
+pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
+    let offset = i64::try_from(offset).map_err(|_| Errno::ENXIO)?;
+    // SAFETY: plain call.
+    check(unsafe { libc::lseek(raw(fd), offset, whence) }).map(|n| n as u64)
+}
+
+/// fsync(2), or fdatasync(2) when only the data is asked for.
+pub fn fsync(fd: BorrowedFd<'_>, data_only: bool) -> Result<()> {
+    // SAFETY: plain calls.
+    let rc = unsafe { if data_only { libc::fdatasync(raw(fd)) } else { libc::fsync(raw(fd)) } };
+    check_int(rc).map(drop)
+}
+
+/// syncfs(2): everything of the filesystem that `fd` is on.
+pub fn syncfs(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: plain call.
+    check_int(unsafe { libc::syncfs(raw(fd)) }).map(drop)
+}
+
+/// copy_file_range(2) at explicit offsets.
+pub fn copy_range(
+    from: BorrowedFd<'_>,
+    from_offset: u64,
+    to: BorrowedFd<'_>,
+    to_offset: u64,
+    len: usize,
+) -> Result<usize> {
+    let mut off_in = i64::try_from(from_offset).map_err(|_| Errno::EFBIG)?;
+    let mut off_out = i64::try_from(to_offset).map_err(|_| Errno::EFBIG)?;
+    // SAFETY: both offsets are valid pointers.
+    check(unsafe {
+        libc::copy_file_range(raw(from), &raw mut off_in, raw(to), &raw mut off_out, len, 0)
+    } as i64)
+    .map(|n| n as usize)
+}
+
+/// Shares all blocks of `from` with `to` (ioctl_ficlone(2)); fails where the filesystem cannot.
+pub fn clone(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: FICLONE takes a file descriptor as its argument.
+    check_int(unsafe { libc::ioctl(raw(to), libc::FICLONE, raw(from)) }).map(drop)
+}
+
+/// `FS_IOC_GETFLAGS`: the `chattr(1)` flags of a file.
+pub fn get_flags(fd: BorrowedFd<'_>) -> Result<u32> {
+    let mut flags: libc::c_long = 0;
+    // SAFETY: FS_IOC_GETFLAGS stores at most a long at the pointer.
+    check_int(unsafe { libc::ioctl(raw(fd), libc::FS_IOC_GETFLAGS, &raw mut flags) })?;
+    Ok(flags as u32)
+}
+
+/// `FS_IOC_SETFLAGS`.
+pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
+    let flags = libc::c_long::from(flags);
+    // SAFETY: FS_IOC_SETFLAGS reads at most a long from the pointer.
+    check_int(unsafe { libc::ioctl(raw(fd), libc::FS_IOC_SETFLAGS, &raw const flags) }).map(drop)
+}

@@ -1,0 +1,115 @@
+//! What concerns the whole process: limits, ids, umask, locks, namespaces.
+
+use std::os::fd::BorrowedFd;
+
+use super::{Errno, Result, check_int, raw};
+
+/// The soft limit of open files, raised to the hard limit first.
+pub fn raise_open_files() -> u64 {
+    let mut lim = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer.
+    if unsafe { libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut lim) } != 0 {
+        return 1024;
+    }
+    if lim.rlim_cur < lim.rlim_max {
+        let want = libc::rlimit { rlim_cur: lim.rlim_max, rlim_max: lim.rlim_max };
+        // SAFETY: a valid pointer.
+        if unsafe { libc::setrlimit(libc::RLIMIT_NOFILE, &raw const want) } == 0 {
+            return lim.rlim_max;
+        }
+    }
+    lim.rlim_cur
+}
+
+/// Sets the umask to 0: modes given to the host are exact, the caller's umask comes with requests.
+pub fn clear_umask() {
+    // SAFETY: plain call.
+    unsafe { libc::umask(0) };
+}
+
+/// Effective user and group.
+pub fn ids() -> (u32, u32) {
+    // SAFETY: plain calls that cannot fail.
+    unsafe { (libc::geteuid(), libc::getegid()) }
+}
+
+fn read_id(path: &str) -> u32 {
+    const DEFAULT_OVERFLOW: u32 = 65534;
+    std::fs::read_to_string(path)
+        .ok()
+        .and_then(|s| s.trim().parse().ok())
+        .unwrap_or(DEFAULT_OVERFLOW)
+}
+
+/// The user and group id that stand for "not mapped here" (`/proc/sys/kernel/overflowuid`).
+pub fn overflow_ids() -> (u32, u32) {
+    (read_id("/proc/sys/kernel/overflowuid"), read_id("/proc/sys/kernel/overflowgid"))
+}
+
+/// Takes an exclusive flock(2) without waiting.
+///
+/// # Errors
+/// `EWOULDBLOCK` when someone else holds it.
+pub fn lock(fd: BorrowedFd<'_>) -> Result<()> {
+    // SAFETY: plain call.
+    check_int(unsafe { libc::flock(raw(fd), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// Forks; returns the child's pid in the parent and `None` in the child.
+///
+/// Must be called while the process has one thread only.
+pub fn fork() -> Result<Option<i32>> {
+    // SAFETY: the caller has one thread, so the child inherits no lock held by another.
+    let pid = check_int(unsafe { libc::fork() })?;
+    Ok((pid != 0).then_some(pid))
+}
+
+/// Detaches from the terminal's session and points standard input and output at `/dev/null`.
+pub fn detach() -> Result<()> {
+    // SAFETY: plain calls on descriptors that we own.
+    unsafe {
+        check_int(libc::setsid())?;
+        let null = check_int(libc::open(c"/dev/null".as_ptr(), libc::O_RDWR | libc::O_CLOEXEC))?;
+        check_int(libc::dup2(null, 0))?;
+        check_int(libc::dup2(null, 1))?;
+        check_int(libc::dup2(null, 2))?;
+        if null > 2 {
+            libc::close(null);
+        }
+        check_int(libc::chdir(c"/".as_ptr()))?;
+    }
+    Ok(())
+}
+
+/// Blocks SIGTERM, SIGINT and SIGHUP in this thread and those it starts, for [`wait_signal`].
+pub fn block_signals() -> Result<()> {
+    // SAFETY: the set is initialised by sigemptyset before use.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for s in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, s);
+        }
+        let rc = libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut());
+        if rc != 0 {
+            return Err(Errno::from_raw(rc));
+        }
+        libc::signal(libc::SIGPIPE, libc::SIG_IGN);
+    }
+    Ok(())
+}
+
+/// Waits for one of the signals that end the program.
+pub fn wait_signal() -> i32 {
+    // SAFETY: the set is initialised by sigemptyset before use.
+    unsafe {
+        let mut set: libc::sigset_t = std::mem::zeroed();
+        libc::sigemptyset(&raw mut set);
+        for s in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP] {
+            libc::sigaddset(&raw mut set, s);
+        }
+        let mut sig = 0;
+        while libc::sigwait(&raw const set, &raw mut sig) != 0 {}
+        sig
+    }
+}

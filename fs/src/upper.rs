@@ -1,0 +1,467 @@
+//! The write layer: the upper directory and the work directory beside it.
+//!
+//! Nothing becomes visible half-made. Whatever takes more than one system call is made under a
+//! temporary name in the work directory and published by one rename or link. The work directory is
+//! swept at mount, so what a killed filesystem left there is gone. The layout is overlayfs's:
+//! `WORKDIR/work` for temporaries; `WORKDIR/cowl-index` has the files with several lower names.
+
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use parking_lot::Mutex;
+
+use crate::attr::{Attr, Kind, Time};
+use crate::format::{self, Mark, Namespace};
+use crate::ident::FileKey;
+use crate::sys::dir::SetTime;
+use crate::sys::{self, Errno, NAME_MAX, Result};
+
+/// How deletions are recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhiteoutForm {
+    /// A character device 0:0, overlayfs's own.
+    Device,
+    /// An empty file `.wh.NAME`, where devices cannot be made.
+    Aufs,
+}
+
+/// What the filesystem under the upper can do, tried out at mount.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct UpperFeatures {
+    /// Where marks are written.
+    pub namespace: Namespace,
+    /// How deletions are recorded.
+    pub whiteouts: WhiteoutForm,
+    /// `RENAME_WHITEOUT` works.
+    pub rename_whiteout: bool,
+    /// POSIX ACLs can be stored.
+    pub acls: bool,
+}
+
+/// The write layer of a mount.
+#[derive(Debug)]
+pub struct Upper {
+    root: OwnedFd,
+    /// Holds the lock of the work directory.
+    _workdir: OwnedFd,
+    work: OwnedFd,
+    index: OwnedFd,
+    dev: u64,
+    features: UpperFeatures,
+    /// Do not wait for data to reach the disk.
+    volatile: bool,
+    next: AtomicU64,
+    /// Name in `work` of a whiteout device to make hard links of.
+    shared_whiteout: Mutex<Option<Vec<u8>>>,
+}
+
+/// Directory of temporaries, as overlayfs names it.
+const WORK: &[u8] = b"work";
+/// Directory of the hard-link index (not overlayfs's `index`, whose names are file handles).
+const INDEX: &[u8] = b"cowl-index";
+
+/// Below `work`: features without which the upper must not be mounted, as overlayfs names them.
+const INCOMPAT: &[u8] = b"incompat";
+/// The feature of having given up waiting for the disk.
+const VOLATILE: &[u8] = b"volatile";
+
+fn ensure_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    match sys::dir::mkdirat(parent, name, 0o700) {
+        Ok(()) | Err(Errno::EEXIST) => sys::dir::open_dir(parent, name),
+        Err(e) => Err(e),
+    }
+}
+
+/// Removes everything below the directory `fd`. Recursion depth is that of the tree.
+fn sweep(fd: BorrowedFd<'_>) -> Result<()> {
+    let mut names = Vec::new();
+    sys::dir::list(fd, |e| {
+        names.push((e.name.to_vec(), e.dtype));
+        Ok(())
+    })?;
+    for (name, dtype) in names {
+        let is_dir = match Kind::from_dtype(dtype) {
+            Some(kind) => kind == Kind::Dir,
+            None => sys::dir::statat(fd, &name)?.kind == Kind::Dir,
+        };
+        if is_dir {
+            let child = match sys::dir::openat(fd, &name, libc::O_RDONLY | libc::O_DIRECTORY, 0) {
+                Err(Errno::EACCES) => {
+                    sys::dir::chmodat(fd, &name, 0o700)?;
+                    sys::dir::open_dir(fd, &name)?
+                }
+                other => other?,
+            };
+            sweep(child.as_fd())?;
+            sys::dir::rmdirat(fd, &name)?;
+        } else {
+            sys::dir::unlinkat(fd, &name)?;
+        }
+    }
+    Ok(())
+}
+
+impl Upper {
+    /// Takes over `root` and `workdir` (already locked by the caller), sweeps the work directory
+    /// and tries out what the filesystem can do.
+    ///
+    /// # Errors
+    /// Any errno of making, sweeping or probing the work directory.
+    pub fn open(root: OwnedFd, workdir: OwnedFd, volatile: bool) -> Result<Upper> {
+        let work = ensure_dir(workdir.as_fd(), WORK)?;
+        sweep(work.as_fd())?;
+        // A default ACL here would leak into everything that is made here.
+        match sys::xattr::remove(work.as_fd(), b"", crate::acl::DEFAULT) {
+            Ok(()) => {}
+            Err(e) if format::absent(e) => {}
+            Err(e) => return Err(e),
+        }
+        let index = ensure_dir(workdir.as_fd(), INDEX)?;
+        let dev = sys::dir::fstat(root.as_fd())?.dev;
+        let features = probe(work.as_fd())?;
+        if volatile {
+            let incompat = ensure_dir(work.as_fd(), INCOMPAT)?;
+            drop(ensure_dir(incompat.as_fd(), VOLATILE)?);
+        }
+        Ok(Upper {
+            root,
+            _workdir: workdir,
+            work,
+            index,
+            dev,
+            features,
+            volatile,
+            next: AtomicU64::new(0),
+            shared_whiteout: Mutex::new(None),
+        })
+    }
+
+    /// What a work directory says it cannot be mounted without knowing (overlayfs's
+    /// `work/incompat`): the name of the first such feature.
+    ///
+    /// # Errors
+    /// Errors of reading the directory.
+    pub fn incompatible(workdir: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
+        let mut at = workdir.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
+        for name in [WORK, INCOMPAT] {
+            at = match sys::dir::openat(at.as_fd(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0) {
+                Err(Errno::ENOENT) => return Ok(None),
+                other => other?,
+            };
+        }
+        let mut first = None;
+        sys::dir::list(at.as_fd(), |e| {
+            first.get_or_insert_with(|| e.name.to_vec());
+            Ok(())
+        })?;
+        Ok(first)
+    }
+
+    /// Ends a mount cleanly: a volatile one reaches the disk now and may be mounted again.
+    ///
+    /// # Errors
+    /// Errors of syncing; the mark then stays.
+    pub fn close(&self) -> Result<()> {
+        if !self.volatile {
+            return Ok(());
+        }
+        sys::file::syncfs(self.root())?;
+        let incompat = sys::dir::open_dir(self.work(), INCOMPAT)?;
+        sys::dir::rmdirat(incompat.as_fd(), VOLATILE)?;
+        sys::dir::rmdirat(self.work(), INCOMPAT)
+    }
+
+    /// The upper's root directory.
+    pub fn root(&self) -> BorrowedFd<'_> {
+        self.root.as_fd()
+    }
+
+    /// The directory of temporaries.
+    pub fn work(&self) -> BorrowedFd<'_> {
+        self.work.as_fd()
+    }
+
+    /// The directory of the hard-link index.
+    pub fn index(&self) -> BorrowedFd<'_> {
+        self.index.as_fd()
+    }
+
+    /// Device number of the upper's filesystem.
+    pub fn dev(&self) -> u64 {
+        self.dev
+    }
+
+    /// What was found out at mount.
+    pub fn features(&self) -> UpperFeatures {
+        self.features
+    }
+
+    /// Whether waiting for the disk was given up (`-o volatile`).
+    pub fn volatile(&self) -> bool {
+        self.volatile
+    }
+
+    /// A name not used before in the work directory of this mount.
+    pub fn temp_name(&self) -> Vec<u8> {
+        format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
+    }
+
+    /// Whether the upper may hold an object of this name. Where deletions are `.wh.` files, names
+    /// with that prefix are taken, and the longest names could not be deleted.
+    ///
+    /// # Errors
+    /// `ENAMETOOLONG` over 255 bytes, `EINVAL` for a name that would be read as a mark.
+    pub fn check_name(&self, name: &[u8]) -> Result<()> {
+        if name.len() > NAME_MAX {
+            return Err(Errno::ENAMETOOLONG);
+        }
+        if self.features.whiteouts == WhiteoutForm::Aufs {
+            if name.starts_with(format::AUFS_WHITEOUT) {
+                return Err(Errno::EINVAL);
+            }
+            if name.len() + format::AUFS_WHITEOUT.len() > NAME_MAX {
+                return Err(Errno::ENAMETOOLONG);
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes a whiteout under a temporary name in the work directory.
+    fn temp_whiteout(&self) -> Result<Vec<u8>> {
+        let tmp = self.temp_name();
+        sys::dir::mknodat(self.work(), &tmp, libc::S_IFCHR, 0)?;
+        Ok(tmp)
+    }
+
+    /// Puts a whiteout where the upper holds nothing.
+    pub fn add_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        if self.features.whiteouts == WhiteoutForm::Aufs {
+            return self.add_aufs(dir, name);
+        }
+        // Hard links of one device node cost no inode each; its link count is limited (ext4: 65,000).
+        let mut shared = self.shared_whiteout.lock();
+        for _ in 0..2 {
+            let tmp = match &*shared {
+                Some(tmp) => tmp.clone(),
+                None => {
+                    let tmp = self.temp_whiteout()?;
+                    *shared = Some(tmp.clone());
+                    tmp
+                }
+            };
+            match sys::dir::linkat(self.work(), &tmp, dir, name) {
+                Err(Errno::EMLINK | Errno::ENOENT) => *shared = None,
+                Err(Errno::EPERM | Errno::EOPNOTSUPP) => break, // a filesystem without hard links
+                other => return other,
+            }
+        }
+        drop(shared);
+        sys::dir::mknodat(dir, name, libc::S_IFCHR, 0)
+    }
+
+    fn add_aufs(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        let mark = [format::AUFS_WHITEOUT, name].concat();
+        let flags = libc::O_CREAT | libc::O_WRONLY;
+        sys::dir::openat(dir, &mark, flags, 0o644).map(drop)
+    }
+
+    /// Replaces a non-directory by a whiteout: no moment shows what lies below.
+    pub fn replace_by_whiteout(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        if self.features.whiteouts == WhiteoutForm::Aufs {
+            self.add_aufs(dir, name)?;
+            return sys::dir::unlinkat(dir, name);
+        }
+        let tmp = self.temp_name();
+        self.add_whiteout(self.work(), &tmp)?;
+        let done = sys::dir::renameat2(self.work(), &tmp, dir, name, 0);
+        if done.is_err() {
+            let _gone = sys::dir::unlinkat(self.work(), &tmp);
+        }
+        done
+    }
+
+    /// Removes a directory that users see as empty, with the whiteouts it holds; leaves a whiteout
+    /// when asked. Atomic: the directory is moved away first.
+    pub fn remove_dir(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        whiteout: bool,
+        bare: bool,
+    ) -> Result<()> {
+        if bare && !whiteout {
+            return sys::dir::rmdirat(dir, name);
+        }
+        let tmp = self.temp_name();
+        if whiteout && self.features.whiteouts == WhiteoutForm::Device {
+            self.add_whiteout(self.work(), &tmp)?;
+            let flags = libc::RENAME_EXCHANGE;
+            if let Err(e) = sys::dir::renameat2(self.work(), &tmp, dir, name, flags) {
+                let _gone = sys::dir::unlinkat(self.work(), &tmp);
+                return Err(e);
+            }
+        } else {
+            if whiteout {
+                self.add_aufs(dir, name)?;
+            }
+            sys::dir::renameat2(dir, name, self.work(), &tmp, libc::RENAME_NOREPLACE)?;
+        }
+        let old = sys::dir::open_dir(self.work(), &tmp)?;
+        sweep(old.as_fd())?;
+        sys::dir::rmdirat(self.work(), &tmp)
+    }
+
+    /// Empties a directory of its whiteouts so that another can be renamed over it. It is made
+    /// opaque first: a crash in between leaves an empty directory, not the lower's content.
+    pub fn strip_dir(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        self.set_opaque(dir, name)?;
+        let fd = sys::dir::open_dir(dir, name)?;
+        sweep(fd.as_fd())
+    }
+
+    /// Publishes the temporary `tmp` under `name`. `over_whiteout` says that a whiteout is there.
+    pub fn publish(
+        &self,
+        tmp: &[u8],
+        kind: Kind,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        over_whiteout: bool,
+    ) -> Result<()> {
+        if !over_whiteout {
+            return match sys::dir::renameat2(self.work(), tmp, dir, name, libc::RENAME_NOREPLACE) {
+                // A filesystem without RENAME_NOREPLACE; we hold the directory's lock.
+                Err(Errno::EINVAL) => sys::dir::renameat2(self.work(), tmp, dir, name, 0),
+                other => other,
+            };
+        }
+        match self.features.whiteouts {
+            WhiteoutForm::Aufs => {
+                sys::dir::renameat2(self.work(), tmp, dir, name, 0)?;
+                self.remove_aufs(dir, name)
+            }
+            WhiteoutForm::Device if kind == Kind::Dir => {
+                sys::dir::renameat2(self.work(), tmp, dir, name, libc::RENAME_EXCHANGE)?;
+                sys::dir::unlinkat(self.work(), tmp)
+            }
+            WhiteoutForm::Device => sys::dir::renameat2(self.work(), tmp, dir, name, 0),
+        }
+    }
+
+    /// Removes the `.wh.` file of `name`, if there is one.
+    pub fn remove_aufs(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        match sys::dir::unlinkat(dir, &[format::AUFS_WHITEOUT, name].concat()) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
+    }
+
+    /// Writes a mark; where the upper has no xattrs only what can be expressed by a file is kept.
+    pub fn set_mark(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        mark: Mark,
+        value: &[u8],
+    ) -> Result<()> {
+        match self.features.namespace.name(mark) {
+            Some(attr) => sys::xattr::set(dir, name, &attr, value, 0),
+            None => Err(Errno::EOPNOTSUPP),
+        }
+    }
+
+    /// Writes a mark that only keeps inode numbers stable over a remount: where it cannot be stored
+    /// (symbolic links and devices in the `user.` namespace, no xattrs, no space) that is given up.
+    pub fn set_soft_mark(&self, dir: BorrowedFd<'_>, name: &[u8], mark: Mark, value: &[u8]) {
+        let _kept = self.set_mark(dir, name, mark, value);
+    }
+
+    /// Marks a directory opaque.
+    pub fn set_opaque(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
+        match self.set_mark(dir, name, Mark::Opaque, b"y") {
+            Err(Errno::EOPNOTSUPP) => {
+                let fd = sys::dir::open_dir(dir, name)?;
+                let flags = libc::O_CREAT | libc::O_WRONLY;
+                sys::dir::openat(fd.as_fd(), format::AUFS_OPAQUE, flags, 0o644).map(drop)
+            }
+            other => other,
+        }
+    }
+
+    /// The link count in the union that was recorded for a lower file with several names.
+    ///
+    /// # Errors
+    /// Errors of reading the record; a malformed one counts as absent.
+    pub fn read_count(&self, key: FileKey) -> Result<Option<u32>> {
+        match sys::dir::readlinkat(self.index(), &count_name(key)) {
+            Ok(text) => Ok(std::str::from_utf8(&text).ok().and_then(|t| t.parse().ok())),
+            Err(Errno::ENOENT | Errno::EINVAL) => Ok(None),
+            Err(e) => Err(e),
+        }
+    }
+
+    /// Records the link count in the union of a lower file with several names, none copied up. The
+    /// record is a symbolic link whose target is the decimal count: written in one step.
+    pub fn write_count(&self, key: FileKey, count: u32) -> Result<()> {
+        let tmp = self.temp_name();
+        sys::dir::symlinkat(count.to_string().as_bytes(), self.work(), &tmp)?;
+        sys::dir::renameat2(self.work(), &tmp, self.index(), &count_name(key), 0)
+    }
+
+    /// Forgets that record: the file is in the upper now.
+    pub fn forget_count(&self, key: FileKey) {
+        let _may_be_absent = sys::dir::unlinkat(self.index(), &count_name(key));
+    }
+
+    /// Name of a file of the hard-link index.
+    pub fn index_name(key: FileKey) -> Vec<u8> {
+        key.to_string().into_bytes()
+    }
+
+    /// Puts back the times that making something in a directory has changed: copy-up is no change
+    /// that users made.
+    pub fn restore_times(&self, dir: BorrowedFd<'_>, before: &Attr) {
+        let (a, m) = (SetTime::At(before.atime), SetTime::At(before.mtime));
+        let _best_effort = sys::dir::futimes(dir, a, m);
+    }
+}
+
+fn count_name(key: FileKey) -> Vec<u8> {
+    format!("{key}.count").into_bytes()
+}
+
+/// Tries out, in the work directory, what the filesystem can do.
+fn probe(work: BorrowedFd<'_>) -> Result<UpperFeatures> {
+    let (a, b) = (&b"#probe-a"[..], &b"#probe-b"[..]);
+    sys::dir::mkdirat(work, a, 0o700)?;
+    let namespace = [Namespace::Trusted, Namespace::User]
+        .into_iter()
+        .find(|ns| {
+            ns.name(Mark::Opaque).is_some_and(|n| sys::xattr::set(work, a, &n, b"y", 0).is_ok())
+        })
+        .unwrap_or(Namespace::None);
+    // An ACL that says what mode 0700 says (acl(5); struct posix_acl_xattr_header and entries).
+    let acl = crate::acl::minimal(0o700);
+    let acls = sys::xattr::set(work, a, crate::acl::ACCESS, &acl, 0).is_ok();
+    sys::dir::rmdirat(work, a)?;
+    let whiteouts = match sys::dir::mknodat(work, a, libc::S_IFCHR, 0) {
+        Ok(()) => WhiteoutForm::Device,
+        Err(Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) => WhiteoutForm::Aufs,
+        Err(e) => return Err(e),
+    };
+    let mut rename_whiteout = false;
+    if whiteouts == WhiteoutForm::Device {
+        rename_whiteout = sys::dir::renameat2(work, a, work, b, libc::RENAME_WHITEOUT).is_ok();
+        if rename_whiteout {
+            sys::dir::unlinkat(work, b)?;
+        }
+        sys::dir::unlinkat(work, a)?;
+    }
+    Ok(UpperFeatures { namespace, whiteouts, rename_whiteout, acls })
+}
+
+/// The two times of `attr`, to be set on a copy.
+pub fn times_of(attr: &Attr) -> (SetTime, SetTime) {
+    let at = |t: Time| SetTime::At(t);
+    (at(attr.atime), at(attr.mtime))
+}
