@@ -215,6 +215,10 @@ impl World {
             Place::Lower => build(&self.l(1, "")),
             Place::Upper => build(&self.u("")),
         }
+        // The attributes of the merged root are those of the upper's.
+        let st = sys::lstat(self.r("")).expect("stat");
+        let mtime = (st.st_mtime, st.st_mtime_nsec);
+        sys::utimens(self.u(""), mtime, mtime).expect("utimens");
     }
 
     /// Runs the same operations on the mount and on the plain directory; both must answer the
@@ -364,6 +368,8 @@ macro_rules! same {
                 w.same(&ops);
             }
             fn upper(w: &mut $crate::mount::World) {
+                // Layers on another filesystem (tmpfs), for variety and speed.
+                w.in_memory();
                 w.seed($crate::mount::Place::Upper, &seed);
                 w.mount();
                 w.same(&ops);

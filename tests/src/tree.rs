@@ -186,6 +186,7 @@ fn entry(dir: RawFd, name: &OsString, st: &sys::Stat, depth: Depth) -> Entry {
             Ok(t) => e.content = t.into_vec(),
             Err(err) => e.error = format!("readlink: {err}; "),
         },
+        libc::S_IFREG if st.st_size == 0 => {}
         libc::S_IFREG => match hash(dir, name) {
             Ok(h) => e.content = h,
             Err(err) => e.error = format!("read: {err}; "),

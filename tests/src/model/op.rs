@@ -91,11 +91,8 @@ fn seconds(rng: &mut Rng) -> i64 {
 /// A random operation; `privileged` allows what only real root may do.
 pub fn random(rng: &mut Rng, privileged: bool) -> Op {
     let slot = rng.below(SLOTS);
-    let names: &[&'static str] = if privileged {
-        &["user.a", "user.b", "trusted.a"]
-    } else {
-        &["user.a", "user.b"]
-    };
+    let names: &[&'static str] =
+        if privileged { &["user.a", "user.b", "trusted.a"] } else { &["user.a", "user.b"] };
     match rng.below(100) {
         0..=7 => {
             let access = *rng.pick(&[libc::O_RDONLY, libc::O_RDWR, libc::O_RDWR, libc::O_WRONLY]);
@@ -165,7 +162,13 @@ pub fn random(rng: &mut Rng, privileged: bool) -> Op {
         92..=94 => {
             let flags = *rng.pick(&[0, 0, libc::XATTR_CREATE, libc::XATTR_REPLACE]);
             let len = rng.below(300);
-            Op::SetXattr { path: path(rng), name: names[rng.below(names.len())], len, byte: byte(rng), flags }
+            Op::SetXattr {
+                path: path(rng),
+                name: names[rng.below(names.len())],
+                len,
+                byte: byte(rng),
+                flags,
+            }
         }
         95 => Op::GetXattr { path: path(rng), name: names[rng.below(names.len())] },
         96 => Op::ListXattr { path: path(rng) },
@@ -262,14 +265,10 @@ impl Side {
             Op::Mkdir { path, mode } => done(sys::mkdir(self.p(path), *mode)),
             Op::Rmdir { path } => done(sys::rmdir(self.p(path))),
             Op::Unlink { path } => done(sys::unlink(self.p(path))),
-            Op::Rename { from, to, flags } => {
-                done(sys::rename(self.p(from), self.p(to), *flags))
-            }
+            Op::Rename { from, to, flags } => done(sys::rename(self.p(from), self.p(to), *flags)),
             Op::Link { from, to } => done(sys::link(self.p(from), self.p(to))),
             Op::Symlink { target, path } => done(sys::symlink(target, self.p(path))),
-            Op::Mksock { path, mode } => {
-                done(sys::mknod(self.p(path), libc::S_IFSOCK | mode, 0))
-            }
+            Op::Mksock { path, mode } => done(sys::mknod(self.p(path), libc::S_IFSOCK | mode, 0)),
             Op::Chmod { path, mode } => done(sys::chmod(self.p(path), *mode)),
             Op::Chown { path, uid, gid } => done(sys::lchown(self.p(path), *uid, *gid)),
             Op::Times { path, sec } => {
@@ -305,9 +304,7 @@ impl Side {
             Op::FdChmod { mode, .. } => done(sys::fchmod(fd, *mode)),
             Op::FdTimes { sec, .. } => done(sys::futimens(fd, (*sec, 5), (*sec, 987_654_321))),
             Op::FdSync { .. } => done(sys::fsync(fd)),
-            Op::FdFallocate { mode, off, len, .. } => {
-                done(sys::fallocate(fd, *mode, *off, *len))
-            }
+            Op::FdFallocate { mode, off, len, .. } => done(sys::fallocate(fd, *mode, *off, *len)),
             Op::FdMap { off, len, byte, sync, .. } => map_store(fd, *off, *len, *byte, *sync),
             _ => Ok(String::new()),
         }
@@ -322,7 +319,10 @@ impl Side {
         };
         let nlink = if dir || !self.nlink_of_unlinked { 0 } else { st.st_nlink };
         let size = if dir { 0 } else { st.st_size };
-        format!("{:o} {}:{} nlink {nlink} size {size} mtime {time}", st.st_mode, st.st_uid, st.st_gid)
+        format!(
+            "{:o} {}:{} nlink {nlink} size {size} mtime {time}",
+            st.st_mode, st.st_uid, st.st_gid
+        )
     }
 }
 

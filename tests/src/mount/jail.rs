@@ -56,9 +56,9 @@ fn programs() -> &'static (OwnedFd, Option<OwnedFd>) {
     PROGRAMS.get_or_init(|| {
         let exe = std::env::current_exe().expect("the path of this test");
         let own = sys::open_program(&exe).expect("open this test");
-        let fs = Sut::from_env().program().map(|p| {
-            sys::open_program(&p).unwrap_or_else(|e| panic!("open {}: {e}", p.display()))
-        });
+        let fs = Sut::from_env()
+            .program()
+            .map(|p| sys::open_program(&p).unwrap_or_else(|e| panic!("open {}: {e}", p.display())));
         // udev does this on a real machine; without it no user namespace can mount FUSE.
         let _: sys::R<()> = sys::chmod("/dev/fuse", 0o666);
         (own, fs)

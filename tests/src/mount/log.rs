@@ -9,15 +9,14 @@ pub struct Log {
 }
 
 impl Log {
-    /// Notes what an operation answered, and passes the answer on.
-    pub fn r<T: Debug>(&mut self, what: &str, answer: T) -> T {
+    /// Notes what an operation answered.
+    pub fn r<T: Debug>(&mut self, what: &str, answer: T) {
         let mut s = format!("{answer:?}");
         if s.len() > 400 {
             let sum = s.bytes().fold(0_u64, |h, b| h.wrapping_mul(31).wrapping_add(b.into()));
             s = format!("{} bytes of text, sum {sum:x}", s.len());
         }
         self.lines.push(format!("{what} = {s}"));
-        answer
     }
 
     /// Notes whether an operation worked, for answers (descriptors) that differ by nature.
@@ -39,8 +38,7 @@ impl Log {
         let mut out = String::new();
         for i in 0..self.lines.len().max(got.lines.len()) {
             let none = "(nothing)".to_owned();
-            let (w, g) =
-                (self.lines.get(i).unwrap_or(&none), got.lines.get(i).unwrap_or(&none));
+            let (w, g) = (self.lines.get(i).unwrap_or(&none), got.lines.get(i).unwrap_or(&none));
             if w != g {
                 let _ = writeln!(out, "  want {w}\n  got  {g}");
             }

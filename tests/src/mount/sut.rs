@@ -92,7 +92,8 @@ impl Sut {
                 .map_err(|e| format!("overlay with {}: {e}", short(&options)));
         }
         let log = l.dir.join("fs.log");
-        let out = File::options().create(true).append(true).open(&log).map_err(|e| e.to_string())?;
+        let out =
+            File::options().create(true).append(true).open(&log).map_err(|e| e.to_string())?;
         let mut cmd = Command::new(super::jail::program_inside());
         sys::die_with_parent(&mut cmd);
         cmd.stdin(Stdio::null()).stdout(out.try_clone().map_err(|e| e.to_string())?).stderr(out);
@@ -188,12 +189,7 @@ fn cowlfs_program() -> PathBuf {
         return Path::new(&d).join("cowlfs");
     }
     let exe = std::env::current_exe().expect("the path of this test");
-    exe.ancestors()
-        .skip(1)
-        .take(3)
-        .map(|d| d.join("cowlfs"))
-        .find(|p| p.is_file())
-        .unwrap_or_else(|| {
-            panic!("no cowlfs program: run `cargo build -p cowl-fs` first, or set COWLFS")
-        })
+    exe.ancestors().skip(1).take(3).map(|d| d.join("cowlfs")).find(|p| p.is_file()).unwrap_or_else(
+        || panic!("no cowlfs program: run `cargo build -p cowl-fs` first, or set COWLFS"),
+    )
 }

@@ -127,8 +127,9 @@ pub fn readlinkat(dir: RawFd, p: impl AsRef<Path>) -> R<OsString> {
     let p = c(p);
     let mut buf = vec![0_u8; 8192];
     // SAFETY: the buffer is writable for the length passed.
-    let n =
-        ckl(unsafe { libc::readlinkat(dir, p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) } as i64)?;
+    let n = ckl(
+        unsafe { libc::readlinkat(dir, p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) } as i64
+    )?;
     buf.truncate(n as usize);
     Ok(OsString::from_vec(buf))
 }
@@ -205,12 +206,17 @@ pub fn write(fd: &OwnedFd, data: &[u8]) -> R<usize> {
 }
 
 /// `copy_file_range(2)` at explicit offsets.
-pub fn copy_file_range(from: &OwnedFd, off: i64, to: &OwnedFd, to_off: i64, len: usize) -> R<usize> {
+pub fn copy_file_range(
+    from: &OwnedFd,
+    off: i64,
+    to: &OwnedFd,
+    to_off: i64,
+    len: usize,
+) -> R<usize> {
     let (mut a, mut b) = (off, to_off);
     // SAFETY: both offsets are live for the call.
-    ckl(unsafe {
-        libc::copy_file_range(from.as_raw_fd(), &mut a, to.as_raw_fd(), &mut b, len, 0)
-    } as i64)
+    ckl(unsafe { libc::copy_file_range(from.as_raw_fd(), &mut a, to.as_raw_fd(), &mut b, len, 0) }
+        as i64)
     .map(|n| n as usize)
 }
 
@@ -334,13 +340,7 @@ pub fn fsetxattr(fd: &OwnedFd, name: &str, value: &[u8], flags: i32) -> R<()> {
     let name = c(name);
     // SAFETY: the string is NUL-terminated; the value is readable for its length.
     ck(unsafe {
-        libc::fsetxattr(
-            fd.as_raw_fd(),
-            name.as_ptr(),
-            value.as_ptr().cast(),
-            value.len(),
-            flags,
-        )
+        libc::fsetxattr(fd.as_raw_fd(), name.as_ptr(), value.as_ptr().cast(), value.len(), flags)
     })
     .map(drop)
 }
@@ -350,9 +350,9 @@ pub fn getxattr_sized(p: impl AsRef<Path>, name: impl AsRef<OsStr>, size: usize)
     let (p, name) = (c(p), c(Path::new(name.as_ref())));
     let mut buf = vec![0_u8; size];
     // SAFETY: strings are NUL-terminated; the buffer is writable for the length passed.
-    let n = ckl(unsafe {
-        libc::lgetxattr(p.as_ptr(), name.as_ptr(), buf.as_mut_ptr().cast(), size)
-    } as i64)?;
+    let n =
+        ckl(unsafe { libc::lgetxattr(p.as_ptr(), name.as_ptr(), buf.as_mut_ptr().cast(), size) }
+            as i64)?;
     buf.resize(n as usize, 0);
     Ok(buf)
 }
@@ -367,7 +367,8 @@ pub fn listxattr(p: impl AsRef<Path>) -> R<Vec<OsString>> {
     let p = c(p);
     let mut buf = vec![0_u8; 65_536];
     // SAFETY: the buffer is writable for the length passed.
-    let n = ckl(unsafe { libc::llistxattr(p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) } as i64)?;
+    let n =
+        ckl(unsafe { libc::llistxattr(p.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) } as i64)?;
     buf.truncate(n as usize);
     let mut names: Vec<_> = buf
         .split(|b| *b == 0)
@@ -520,8 +521,7 @@ impl Mapping {
         let prot = libc::PROT_READ | if write { libc::PROT_WRITE } else { 0 };
         let flags = if shared { libc::MAP_SHARED } else { libc::MAP_PRIVATE };
         // SAFETY: a fresh mapping at an address the kernel chooses.
-        let at =
-            unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), off) };
+        let at = unsafe { libc::mmap(std::ptr::null_mut(), len, prot, flags, fd.as_raw_fd(), off) };
         if at == libc::MAP_FAILED {
             return Err(Errno::last());
         }

@@ -9,11 +9,14 @@ use cowl_tests::mount::sys::{self, Errno, libc};
 use cowl_tests::mount::{age_all, cat, put};
 
 both!(d24_names_are_bytes, |w| {
-    let names: Vec<Vec<u8>> =
-        vec![vec![0xff, 0xfe], b"a\nb".to_vec(), b" ".to_vec(), b"\\x41".to_vec(), vec![0xc3], vec![
-            0x80;
-            200
-        ]];
+    let names: Vec<Vec<u8>> = vec![
+        vec![0xff, 0xfe],
+        b"a\nb".to_vec(),
+        b" ".to_vec(),
+        b"\\x41".to_vec(),
+        vec![0xc3],
+        vec![0x80; 200],
+    ];
     for (i, n) in names.iter().enumerate() {
         put(&w.l(i % 2, OsStr::from_bytes(n)), n);
         put(&w.l(1, "d").join(OsStr::from_bytes(n)), "x");
