@@ -73,7 +73,7 @@ impl IdMap {
     /// Reads `inside:outside:length[:inside:outside:length…]`, fuse-overlayfs's form.
     pub fn parse_ranges(text: &str) -> Option<Vec<Range>> {
         let numbers: Vec<u32> = text.split(':').map(str::parse).collect::<Result<_, _>>().ok()?;
-        if numbers.is_empty() || numbers.len() % 3 != 0 {
+        if numbers.is_empty() || !numbers.len().is_multiple_of(3) {
             return None;
         }
         let mut out = Vec::new();

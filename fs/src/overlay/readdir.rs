@@ -87,15 +87,9 @@ impl Overlay {
             true
         });
         let mut at = from;
-        loop {
-            let Some((next, name, entry)) = names
-                .merged
-                .as_ref()
-                .and_then(|m| m.next_after(at))
-                .map(|(next, name, entry)| (next, name.to_vec(), entry))
-            else {
-                break;
-            };
+        while let Some((next, name, entry)) =
+            names.merged.as_ref().and_then(|m| m.next_after(at).map(|(n, s, e)| (n, s.to_vec(), e)))
+        {
             if !fits(&name) {
                 break;
             }

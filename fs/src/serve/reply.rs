@@ -155,16 +155,15 @@ mod tests {
     #[test]
     fn sizes_are_those_of_the_kernel_structs() {
         let ttl = Ttl { sec: 1, nsec: 0 };
-        let len = |f: &dyn Fn(&mut Body)| {
+        let len = |f: &dyn Fn(&mut Body) -> usize| {
             let mut b = Body::default();
-            f(&mut b);
-            b.len()
+            f(&mut b)
         };
-        assert_eq!(len(&|b| drop(b.attr(&attr()))), 88);
-        assert_eq!(len(&|b| drop(b.attr_out(&attr(), ttl))), 104);
-        assert_eq!(len(&|b| drop(b.entry(NodeId(2), &attr(), ttl))), ENTRY);
-        assert_eq!(len(&|b| drop(b.negative_entry(ttl))), ENTRY);
-        assert_eq!(len(&|b| drop(b.statx(&attr(), None, ttl))), 32 + 256);
-        assert_eq!(len(&|b| drop(b.dirent(1, 2, 4, b"abc"))), 32);
+        assert_eq!(len(&|b| b.attr(&attr()).len()), 88);
+        assert_eq!(len(&|b| b.attr_out(&attr(), ttl).len()), 104);
+        assert_eq!(len(&|b| b.entry(NodeId(2), &attr(), ttl).len()), ENTRY);
+        assert_eq!(len(&|b| b.negative_entry(ttl).len()), ENTRY);
+        assert_eq!(len(&|b| b.statx(&attr(), None, ttl).len()), 32 + 256);
+        assert_eq!(len(&|b| b.dirent(1, 2, 4, b"abc").len()), 32);
     }
 }
