@@ -204,17 +204,24 @@ impl Machine {
         self.cowl_within(patience, [OsStr::new("load"), OsStr::new("-i"), image.as_os_str()]).ok();
     }
 
-    /// Names of the containers the store has directories for.
+    /// Names of the containers the store has directories for; a lock file is none.
     pub fn containers(&self) -> Vec<String> {
-        names(&self.store().join("containers"))
+        let mut containers = names(&self.store().join("containers"));
+        containers.retain(|name| !name.starts_with('.'));
+        containers
     }
 
-    /// Every name, attribute and byte of every image layer in the store.
+    /// Every name, attribute and byte of every image layer in the store, by the layer's name and
+    /// birth: one that was removed and loaded again is another.
     pub fn layers(&self) -> BTreeMap<String, Tree> {
         let layers = self.store().join("layers");
         let found: BTreeMap<String, Tree> = names(&layers)
             .into_iter()
-            .map(|name| (name.clone(), tree::read(&layers.join(&name), Depth::Digest)))
+            .map(|name| {
+                let path = layers.join(&name);
+                let born = path.metadata().and_then(|status| status.created()).expect("statx");
+                (format!("{name} of {born:?}"), tree::read(&path, Depth::Digest))
+            })
             .collect();
         assert!(
             !found.is_empty(),
