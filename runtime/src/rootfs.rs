@@ -4,7 +4,7 @@
 //! nothing of it shows on the machine and everything goes with the namespace, whoever is killed.
 
 use std::ffi::{OsStr, OsString};
-use std::fs::{self, File};
+use std::fs::{self, File, FileTimes};
 use std::io::{self, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
@@ -227,15 +227,27 @@ impl Rootfs {
             let place = self.mountpoint.join(inside);
             // A container may have replaced anything on the way by a link to somewhere else.
             let canonical = place.parent().and_then(|parent| parent.canonicalize().ok());
-            if !canonical.is_some_and(|parent| parent.starts_with(&self.mountpoint)) {
+            let Some(parent) = canonical.filter(|parent| parent.starts_with(&self.mountpoint))
+            else {
                 continue;
-            }
+            };
             let Ok(found) = fs::symlink_metadata(&place) else { continue };
+            let before = fs::metadata(&parent).and_then(|parent| {
+                Ok(FileTimes::new()
+                    .set_accessed(parent.accessed()?)
+                    .set_modified(parent.modified()?))
+            });
             // Whatever cannot be removed stays as an empty name, which `diff` knows about.
-            if found.is_dir() {
-                fs::remove_dir(&place).ok();
+            let removed = if found.is_dir() {
+                fs::remove_dir(&place)
             } else if found.is_file() && found.len() == 0 {
-                fs::remove_file(&place).ok();
+                fs::remove_file(&place)
+            } else {
+                continue;
+            };
+            if let (Ok(()), Ok(before)) = (removed, before) {
+                // The directory's time shall not tell of it.
+                File::open(&parent).and_then(|parent| parent.set_times(before)).ok();
             }
         }
     }
