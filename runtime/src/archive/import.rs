@@ -42,7 +42,7 @@ pub fn import(store: &Store, request: &Import<'_>) -> Result<Outcome, LoadError>
     };
     let shown = match request.input {
         Input::Stdin => "from standard input".to_owned(),
-        Input::Path(path) => path.display().to_string(),
+        Input::Path(path) => format!("in {}", path.display()),
     };
     let read = |source| LoadError::Read { layer: shown.clone(), source };
     let staged = transaction.stage_layer()?;
