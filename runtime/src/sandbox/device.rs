@@ -6,24 +6,16 @@ use std::path::Path;
 
 use nix::errno::Errno;
 use nix::fcntl::{AT_FDCWD, OFlag, openat};
-use nix::sys::stat::{Mode, SFlag, fchmod, makedev, mkdirat, mknodat};
+use nix::sys::stat::{Mode, fchmod, mkdirat};
 use nix::unistd::symlinkat;
 
 use super::mounts::{fresh, option_value};
 use super::tree::Root;
 use super::{Error, step};
-use crate::sys::mount::{self, NOEXEC, NOSUID, STRICTATIME};
+use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, STRICTATIME};
 use crate::sys::tty::{self, WindowSize};
 
-/// Name, major and minor number, from the kernel's devices.txt.
-const NODES: [(&str, u64, u64); 6] = [
-    ("null", 1, 3),
-    ("zero", 1, 5),
-    ("full", 1, 7),
-    ("random", 1, 8),
-    ("urandom", 1, 9),
-    ("tty", 5, 0),
-];
+const NODES: [&str; 6] = ["null", "zero", "full", "random", "urandom", "tty"];
 
 const LINKS: [(&str, &str); 6] = [
     ("/proc/self/fd", "fd"),
@@ -53,13 +45,16 @@ pub struct Terminal {
     pub slave: OwnedFd,
 }
 
-/// Makes `/dev`. Under a user namespace nodes cannot be made, so the machine's are bind-mounted.
-pub fn furnish(root: &mut Root, user_namespace: bool) -> Result<Devices, Error> {
+/// Makes `/dev`.
+///
+/// The nodes are this machine's, bind-mounted one by one, also for root. The tmpfs itself is
+/// `nodev`, as the root filesystem is: a container may have CAP_MKNOD, as in Docker, and with no
+/// device control group to forbid it, a node it makes for the machine's disk must not open.
+pub fn furnish(root: &mut Root) -> Result<Devices, Error> {
     let options: &[_] = &[(c"mode", Some(c"755")), (c"size", Some(c"65536k"))];
-    let dev = fresh(root, "/dev", c"tmpfs", options, NOSUID | STRICTATIME)?;
-    for (name, major, minor) in NODES {
-        node(&dev, name, makedev(major, minor), user_namespace)
-            .map_err(step(format!("make /dev/{name} in the container")))?;
+    let dev = fresh(root, "/dev", c"tmpfs", options, NOSUID | NODEV | STRICTATIME)?;
+    for name in NODES {
+        node(&dev, name).map_err(step(format!("make /dev/{name} in the container")))?;
     }
     for (target, name) in LINKS {
         symlinkat(target, &dev, name)
@@ -79,18 +74,12 @@ pub fn furnish(root: &mut Root, user_namespace: bool) -> Result<Devices, Error> 
     Ok(Devices { dev, pts })
 }
 
-fn node(dev: &OwnedFd, name: &str, number: u64, user_namespace: bool) -> nix::Result<()> {
-    let mode = Mode::from_bits_truncate(0o666);
-    if !user_namespace {
-        match mknodat(dev, name, SFlag::S_IFCHR, mode, number) {
-            Err(Errno::EPERM) => {} // no CAP_MKNOD: as in a user namespace
-            other => return other,
-        }
-    }
+fn node(dev: &OwnedFd, name: &str) -> nix::Result<()> {
     let source = Path::new("/dev").join(name);
     let tree = mount::open_tree(AT_FDCWD, source.as_os_str(), false)?;
+    mount::set_attributes(tree.as_fd(), false, NOSUID | NOEXEC)?;
     let flags = OFlag::O_CREAT | OFlag::O_EXCL | OFlag::O_WRONLY | OFlag::O_CLOEXEC;
-    drop(openat(dev, name, flags, mode)?);
+    drop(openat(dev, name, flags, Mode::from_bits_truncate(0o666))?);
     let place = openat(dev, name, OFlag::O_PATH | OFlag::O_CLOEXEC, Mode::empty())?;
     mount::attach(tree.as_fd(), place.as_fd())
 }

@@ -42,8 +42,11 @@ pub fn furnish(
     plan: &Plan,
     streams: &Streams,
 ) -> Result<Option<device::Terminal>, Error> {
+    // See `device`: nodes in the image, or made in the container, do not open.
+    mount::set_attributes(root.fd(), false, NODEV)
+        .map_err(step("forbid devices in the root filesystem"))?;
     fresh(root, "/proc", c"proc", &[], NOSUID | NODEV | NOEXEC)?;
-    let devices = device::furnish(root, plan.user_namespace)?;
+    let devices = device::furnish(root)?;
     fresh(
         root,
         "/dev/shm",
@@ -151,7 +154,11 @@ fn bind(root: &mut Root, volume: &Volume) -> Result<(), Error> {
         || step(format!("mount {} on {}", volume.source.display(), volume.target.display()));
     let kind = kind_of(tree.as_fd()).map_err(failed())?;
     let place = root.mountpoint(&volume.target, kind, For::User)?;
-    let attributes = if volume.read_only { RDONLY } else { 0 };
+    let mut attributes = if volume.read_only { RDONLY } else { 0 };
+    // Devices open only where the user gave some; a container may make nodes in the others.
+    if kind == Kind::Directory && !volume.source.starts_with("/dev") {
+        attributes |= NODEV;
+    }
     mount::set_attributes(tree.as_fd(), true, attributes)
         .and_then(|()| mount::attach(tree.as_fd(), place.as_fd()))
         .map_err(failed())
