@@ -21,16 +21,19 @@
 //!
 //! | room | what happens there | it may touch |
 //! |---|---|---|
-//! | `cli` | arguments in, sentences and exit codes out | everything below; only room that prints |
-//! | `container` | ids, names, configuration and state on disk, locks | the store's `containers/` |
-//! | `spec` | image configuration + flags → what PID 1 is; volumes, environment, users | nothing: pure |
-//! | `rootfs` | layers → cowlfs command line, mount and unmount | the monitor's mount namespace |
-//! | `monitor` | one process per container: supervises, keeps the state true | processes, `container` |
-//! | `sandbox` | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
-//! | `userns` | an ordinary user becomes root of a user namespace, before anything else | this process |
-//! | `terminal` | the caller's terminal and streams | stdin, stdout, stderr |
-//! | `probe` | what this host allows, for `cowl info` and for choices | reads `/proc`, `/sys` |
-//! | `sys` | system calls without a safe wrapper; the only room with `unsafe` | – |
+//! | [`cli`] | arguments in, sentences and exit codes out | everything below; only room that prints |
+//! | [`reference`], [`digest`], [`image`] | names, digests, what an image's configuration says | nothing: pure |
+//! | [`store`] | content-addressed layers and names of images | the store |
+//! | [`archive`], [`unpack`] | archives in, layers out; every byte of them is untrusted | the store's staging area |
+//! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
+//! | [`spec`] | image configuration + flags → what PID 1 is; volumes, environment, users | nothing: pure |
+//! | [`rootfs`] | layers → cowlfs command line, mount and unmount | the monitor's mount namespace |
+//! | [`monitor`] | one process per container: supervises, keeps the state true | processes, `container` |
+//! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
+//! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
+//! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
+//! | [`probe`] | what this host allows, for `cowl info` and for choices | reads `/proc`, `/sys` |
+//! | [`sys`] | system calls without a safe wrapper; the only room with `unsafe` | – |
 //!
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
