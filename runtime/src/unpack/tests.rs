@@ -124,6 +124,19 @@ fn attribute(path: &Path, name: &std::ffi::CStr) -> Option<Vec<u8>> {
     crate::sys::attribute::get(fs::File::open(path).unwrap().as_fd(), name).ok()
 }
 
+/// The mode as a container sees it: a host that cannot store the owner keeps it aside.
+fn mode(path: &Path) -> u32 {
+    let kept = fs::metadata(path).unwrap().is_dir() || fs::metadata(path).unwrap().is_file();
+    let kept = kept.then(|| attribute(path, c"user.containers.override_stat")).flatten();
+    match kept {
+        Some(text) => {
+            let text = String::from_utf8(text).unwrap();
+            u32::from_str_radix(text.split(':').nth(2).unwrap(), 8).unwrap()
+        }
+        None => fs::metadata(path).unwrap().mode() & 0o7777,
+    }
+}
+
 fn is_opaque(path: &Path) -> bool {
     attribute(path, c"trusted.overlay.opaque").is_some()
         || attribute(path, c"user.overlay.opaque").is_some()
@@ -237,15 +250,18 @@ fn everything_recorded_arrives() {
     assert!(report.lists_root && report.saw_end);
     let root = stack.last();
     let stat = |name: &str| fs::symlink_metadata(root.join(name)).unwrap();
-    assert_eq!(fs::metadata(root).unwrap().mode() & 0o7777, 0o1777);
-    assert_eq!((stat("d").mode() & 0o7777, stat("d").mtime()), (0o2550, 1_000_000_000));
+    assert_eq!(mode(root), 0o1777);
+    assert_eq!((mode(&root.join("d")), stat("d").mtime()), (0o2550, 1_000_000_000));
     assert_eq!((stat("rich").mtime(), stat("rich").mtime_nsec()), (-6, 750_000_000));
     assert_eq!((stat("rich").nlink(), stat("name").ino()), (3, stat("rich").ino()));
     assert_eq!(attribute(&root.join("rich"), c"user.empty").unwrap(), b"");
     assert_eq!(attribute(&root.join("rich"), c"user.binary").unwrap(), b"\0\xff=\n");
     assert_eq!(attribute(&root.join("rich"), c"trusted.overlay.redirect"), None);
     assert!(root.join(std::ffi::OsStr::from_bytes(b"od\xffd")).exists());
-    assert!(stat("pipe").file_type().is_fifo());
+    if !stat("pipe").file_type().is_fifo() {
+        let kept = attribute(&root.join("pipe"), c"user.containers.override_stat").unwrap();
+        assert_eq!(kept, b"0:0:0644:pipe");
+    }
     let owner = attribute(&root.join("rich"), c"user.containers.override_stat");
     if nix::unistd::geteuid().is_root() && owner.is_none() {
         assert_eq!((stat("rich").uid(), stat("rich").mode() & 0o7777), (70_000, 0o6755));
@@ -307,7 +323,7 @@ fn whiteouts_yield_to_the_layers_own_entries() {
         assert!(is_opaque(&root.join(name)), "{name}");
     }
     assert!(!root.join(".wh..wh.aufs").exists());
-    assert_eq!(fs::metadata(root.join("dir2")).unwrap().mode() & 0o7777, 0o700);
+    assert_eq!(mode(&root.join("dir2")), 0o700);
 }
 
 #[test]
@@ -328,7 +344,7 @@ fn later_entries_replace_earlier_ones() {
     assert_eq!(fs::read(root.join("a")).unwrap(), b"now a file");
     assert_eq!(fs::read(root.join("x")).unwrap(), b"new");
     assert_eq!(fs::read(root.join("y/z")).unwrap(), b"inside");
-    assert_eq!(fs::metadata(root.join("y")).unwrap().mode() & 0o7777, 0o722);
+    assert_eq!(mode(&root.join("y")), 0o722);
 }
 
 #[test]
@@ -346,10 +362,10 @@ fn implied_directories_are_like_the_lower_ones() {
     assert!(report.depends_on_parents);
     let root = stack.last();
     let d = fs::metadata(root.join("d")).unwrap();
-    assert_eq!((d.mode() & 0o7777, d.mtime()), (0o2711, 1_000_000_000));
+    assert_eq!((mode(&root.join("d")), d.mtime()), (0o2711, 1_000_000_000));
     assert_eq!(attribute(&root.join("d"), c"user.mark").unwrap(), b"m");
-    assert_eq!(fs::metadata(root.join("d/sub")).unwrap().mode() & 0o7777, 0o700);
-    assert_eq!(fs::metadata(root.join("gone")).unwrap().mode() & 0o7777, 0o755);
+    assert_eq!(mode(&root.join("d/sub")), 0o700);
+    assert_eq!(mode(&root.join("gone")), 0o755);
     // The link lies in a lower layer: the file is where a container would have put it.
     assert_eq!(fs::read(root.join("d/sub/via")).unwrap(), b"v");
     assert!(!root.join("l").exists());
@@ -366,11 +382,11 @@ fn hard_links_to_lower_files_bring_them_up() {
     assert!(report.depends_on_parents);
     let root = stack.last();
     let (h, f) = (fs::metadata(root.join("h")).unwrap(), fs::metadata(root.join("d/f")).unwrap());
-    assert_eq!((h.ino(), h.nlink(), h.mode() & 0o7777), (f.ino(), 2, 0o4750));
+    assert_eq!((h.ino(), h.nlink(), mode(&root.join("h"))), (f.ino(), 2, 0o4750));
     assert_eq!(h.mtime(), 1_000_000_000);
     assert_eq!(fs::read(root.join("h")).unwrap(), b"content");
     assert_eq!(fs::read_link(root.join("hs")).unwrap(), Path::new("f"));
-    assert_eq!(fs::metadata(root.join("d")).unwrap().mode() & 0o7777, 0o711);
+    assert_eq!(mode(&root.join("d")), 0o711);
     let error = stack.push(&[link(b'1', "h", "d/dead")]).unwrap_err().to_string();
     assert!(error.contains("neither this layer nor those below"), "{error}");
     let error = stack.push(&[link(b'1', "h", "d/never")]).unwrap_err().to_string();
@@ -387,7 +403,7 @@ fn truncated_and_random_archives_never_escape_or_panic() {
         file("a/.wh.x", ""),
     ]);
     let mut seed = 7u64;
-    for round in 0..1200usize {
+    for round in 0..800usize {
         let mut broken = whole.clone();
         if round < 512 {
             broken.truncate(round * whole.len() / 512);

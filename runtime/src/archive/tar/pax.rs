@@ -32,7 +32,7 @@ pub struct PaxSparse {
 pub fn parse(mut text: &[u8]) -> Result<Records, &'static str> {
     let mut records = Records::default();
     while !text.is_empty() {
-        let (key, value, rest) = split_record(text)?;
+        let ((key, value), rest) = split_record(text)?;
         text = rest;
         apply(&mut records, key, value)?;
     }
@@ -41,7 +41,11 @@ pub fn parse(mut text: &[u8]) -> Result<Records, &'static str> {
 
 const MALFORMED: &str = "an extended header is malformed";
 
-fn split_record(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
+/// One record's key and value.
+type Record<'a> = (&'a [u8], &'a [u8]);
+
+/// The first record, and what follows it.
+fn split_record(text: &[u8]) -> Result<(Record<'_>, &[u8]), &'static str> {
     let space = text.iter().position(|byte| *byte == b' ').ok_or(MALFORMED)?;
     let length =
         usize::try_from(decimal(text.get(..space).unwrap_or(&[]))?).map_err(|_| MALFORMED)?;
@@ -52,7 +56,7 @@ fn split_record(text: &[u8]) -> Result<(&[u8], &[u8], &[u8]), &'static str> {
     if key.is_empty() {
         return Err(MALFORMED);
     }
-    Ok((key, value.get(1..).unwrap_or(&[]), rest))
+    Ok(((key, value.get(1..).unwrap_or(&[])), rest))
 }
 
 fn apply(records: &mut Records, key: &[u8], value: &[u8]) -> Result<(), &'static str> {
