@@ -22,7 +22,7 @@
 //! | room | what happens there | it may touch |
 //! |---|---|---|
 //! | [`cli`] | arguments in, sentences and exit codes out | everything below; only room that prints |
-//! | [`reference`], [`digest`], [`image`] | names, digests, what an image's configuration says | nothing: pure |
+//! | [`reference`](mod@reference), [`digest`], [`image`] | names, digests, what an image's configuration says | nothing: pure |
 //! | [`store`] | content-addressed layers and names of images | the store |
 //! | [`archive`], [`unpack`] | archives in, layers out; every byte of them is untrusted | the store's staging area |
 //! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
