@@ -59,10 +59,10 @@ fn all(caller: Caller, form: &str) {
     let fixture = fixture::debian();
     let machine = Machine::new(caller);
     machine.load(&fixture::lend(&machine, &fixture.join(form), form));
-    let plain = plain(&machine, &fixture);
+    let plain = unpack(&machine, &fixture, "plain");
     let layers = machine.layers();
     let case = Case { machine: &machine, plain: &plain };
-    let cases: [(&str, Check); 11] = [
+    let cases: [(&str, Check); 10] = [
         ("tree", tree),
         ("dpkg", dpkg),
         ("useradd", useradd),
@@ -71,27 +71,35 @@ fn all(caller: Caller, form: &str) {
         ("gcc", gcc),
         ("python", python),
         ("apt", apt),
-        ("copy_up_of_everything", copy_up_of_everything),
         ("kill_9_of_cowlfs_at_work", kill_9_of_cowlfs_at_work),
         ("kill_9_of_cowl_at_work", kill_9_of_cowl_at_work),
     ];
-    let mut failed = Vec::new();
-    for (name, run) in cases {
-        let start = Instant::now();
-        let passed = catch_unwind(AssertUnwindSafe(|| run(&case))).is_ok();
-        eprintln!("{name}: {} in {:.1?}", if passed { "ok" } else { "FAILED" }, start.elapsed());
-        if !passed {
-            failed.push(name);
-        }
+    let mut failed: Vec<&str> = cases
+        .into_iter()
+        .filter(|(name, run)| !passes(name, *run, &case))
+        .map(|(n, _)| n)
+        .collect();
+    // A container starts from the image; the plain copy keeps what the cases above did to it.
+    let fresh = unpack(&machine, &fixture, "fresh");
+    let case = Case { machine: &machine, plain: &fresh };
+    if !passes("copy_up_of_everything", copy_up_of_everything, &case) {
+        failed.push("copy_up_of_everything");
     }
     machine.finish(&layers);
     assert!(failed.is_empty(), "failed: {failed:?}");
 }
 
+fn passes(name: &str, run: Check, case: &Case) -> bool {
+    let start = Instant::now();
+    let passed = catch_unwind(AssertUnwindSafe(|| run(case))).is_ok();
+    eprintln!("{name}: {} in {:.1?}", if passed { "ok" } else { "FAILED" }, start.elapsed());
+    passed
+}
+
 /// The merged tree, unpacked: what every case is compared with.
-fn plain(machine: &Machine, fixture: &Path) -> PathBuf {
+fn unpack(machine: &Machine, fixture: &Path, name: &str) -> PathBuf {
     assert!(nix::unistd::geteuid().is_root(), "the plain copy of Debian needs root; run as root");
-    let plain = machine.path("plain");
+    let plain = machine.path(name);
     fs::create_dir(&plain).expect("make a directory");
     let status = Command::new("tar")
         .args([
@@ -267,10 +275,21 @@ fn python(case: &Case) {
     };
     let ours = case.cowl(&["-w", "/tmp"], &["bash", "-c", &script]);
     let plain = case.chroot(&["bash", "-c", &script]);
-    let (wanted, got) = (verdicts(&plain), verdicts(&ours));
+    let (wanted, mut got) = (verdicts(&plain), verdicts(&ours));
+    let mut code = plain.code;
+    if case.machine.caller != Caller::Root {
+        // They chown to id 2^31: the kernel refuses an id that the user namespace does not have.
+        for test in ["test_chown", "test_fchown", "test_lchown"] {
+            let line = |end: &str| format!("{test} (test.test_posix.PosixTester.{test}) ... {end}");
+            assert!(got.contains(&line("ERROR")), "{test} works now: compare it");
+            got = got.replace(&line("ERROR"), &line("ok"));
+        }
+        // Some test failed, says python.
+        code = Some(2);
+    }
     assert!(wanted.lines().count() > 1_000, "{}", plain.out());
     assert_eq!(difference(&wanted, &got), "");
-    assert_eq!(ours.code, plain.code);
+    assert_eq!(ours.code, code);
 }
 
 fn apt(case: &Case) {
@@ -303,8 +322,10 @@ fn copy_up_of_everything(case: &Case) {
 
 /// Something that copies up, creates and deletes until it is killed.
 fn busy(case: &Case, name: &str) -> std::process::Child {
-    let script = "echo ready; while :; do for f in $(find /usr/share /usr/lib/git-core /etc -type f); do \
-        echo x >> $f; chmod g+w $f; rm -f $f; cp /etc/passwd $f; ln -f $f /srv/link; mv /srv/link /srv/moved; done; done 2>/dev/null";
+    // Ready when enough is done to be seen.
+    let script = "n=0; while :; do for f in $(find /usr/share /usr/lib/git-core /etc -type f); do \
+        echo x >> $f; chmod g+w $f; rm -f $f; cp /etc/passwd $f; ln -f $f /srv/link; mv /srv/link /srv/moved; \
+        n=$((n + 1)); [ $n != 30 ] || echo ready; done; done 2>/dev/null";
     let mut child = case
         .machine
         .command(["run", "--name", name, IMAGE, "bash", "-c", script])
@@ -315,7 +336,6 @@ fn busy(case: &Case, name: &str) -> std::process::Child {
     let stdout = child.stdout.take().expect("a pipe");
     std::io::BufRead::read_line(&mut std::io::BufReader::new(stdout), &mut line).expect("read");
     assert_eq!(line, "ready\n");
-    thread::sleep(Duration::from_millis(700));
     child
 }
 
