@@ -1,6 +1,7 @@
 //! Which file is which: open files without a name, hard links, inode numbers (D6–D8, D15, D21,
 //! D23, D39, D43).
 
+use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 use cowl_tests::both;
@@ -93,10 +94,15 @@ fn linked(w: &World) {
 
 const NAMES: [&str; 3] = ["a", "b", "d/c"];
 
+#[track_caller]
 fn all_show(w: &World, names: &[&str], content: &str, nlink: u64) {
-    let ino = sys::lstat(w.m(names[0])).unwrap().st_ino;
+    let stat = |n: &str| sys::lstat(w.m(n)).map(|s| (s.st_ino, s.st_nlink));
+    let all: Vec<_> = names.iter().map(|n| stat(n)).collect();
+    let want = all[0].map(|(ino, _)| (ino, nlink));
+    assert!(want.is_ok() && all.iter().all(|a| *a == want), "{names:?} with {nlink} links: {all:?}");
     for n in names {
         let st = sys::lstat(w.m(n)).unwrap();
+        let ino = st.st_ino;
         assert_eq!((cat(w.m(n)), st.st_nlink, st.st_ino), (content.into(), nlink, ino), "{n}");
     }
 }
@@ -303,6 +309,21 @@ fn churn(root: &Path, seed: u64) {
     }
 }
 
+/// The first directory that shows nothing and still cannot be removed.
+fn stuck(root: &Path) -> String {
+    let tree = cowl_tests::tree::read(root, cowl_tests::tree::Depth::View);
+    for name in tree.keys().rev() {
+        let p = root.join(std::ffi::OsStr::from_bytes(name));
+        let shows = sys::names(&p).unwrap_or_default();
+        if let (true, Err(e)) = (shows.is_empty(), sys::rmdir(&p))
+            && e != Errno::ENOTDIR
+        {
+            return format!("{} is empty, but rmdir says {e}", p.display());
+        }
+    }
+    String::from("what is left can be removed")
+}
+
 both!(d39_live_tree_is_the_remounted_tree, |w| {
     for layer in 0..2 {
         churn(&w.l(layer, ""), layer as u64 + 1);
@@ -319,7 +340,7 @@ both!(d39_live_tree_is_the_remounted_tree, |w| {
         } else {
             std::fs::remove_file(&p)
         };
-        done.unwrap_or_else(|e| panic!("rm -r {}: {e}", p.display()));
+        done.unwrap_or_else(|e| panic!("rm -r {:?}: {e}; {}", p.file_name(), stuck(&p)));
     });
     assert!(sys::names(w.m("")).unwrap().is_empty());
     w.remount();
