@@ -49,8 +49,10 @@ impl Flags {
 
 /// No lower layer holds the name.
 const NO_LOWER: u16 = u16::MAX;
-/// Cookies 0, 1 and 2 are the start, `.` and `..`.
-const FIRST_COOKIE: u64 = 3;
+/// Position of the first scanned entry. Scanned entries follow upwards; entries made later get
+/// positions downwards from here, so they come before all that any listing under way has still to
+/// show: a listing ends however much is made meanwhile. 0, 1 and 2 are the start, `.` and `..`.
+const FIRST_COOKIE: u64 = 1 << 40;
 /// Fewer dead slots than this are never worth a compaction.
 const COMPACT_AT: usize = 64;
 
@@ -100,7 +102,10 @@ pub struct Merged {
     hasher: DefaultHashBuilder,
     /// For directories that several lowers hold: all of them, topmost first.
     stacks: HashMap<u32, Vec<u16>>,
-    next_cookie: u64,
+    /// How many of the slots, from the first, were scanned; the rest was made later.
+    scanned: usize,
+    /// Position of the entry made last, or of the first scanned one.
+    lowest_cookie: u64,
     visible: usize,
     subdirs: u32,
     dead: usize,
@@ -111,7 +116,7 @@ pub struct Merged {
 impl Merged {
     /// An empty directory that shows its link count in `links`.
     pub fn new(links: Arc<AtomicU32>) -> Merged {
-        Merged { next_cookie: FIRST_COOKIE, links, ..Merged::default() }
+        Merged { lowest_cookie: FIRST_COOKIE, links, ..Merged::default() }
     }
 
     fn show_links(&self) {
@@ -186,12 +191,24 @@ impl Merged {
         }
     }
 
-    fn insert(&mut self, name: &[u8], kind: Kind) -> usize {
+    /// Adds a slot at a position of its own, below all others.
+    fn insert_new(&mut self, name: &[u8], kind: Kind) -> usize {
+        self.lowest_cookie -= 1;
+        self.insert(name, kind, self.lowest_cookie)
+    }
+
+    /// Adds a slot while scanning.
+    fn insert_scanned(&mut self, name: &[u8], kind: Kind) -> usize {
+        self.scanned += 1;
+        self.insert(name, kind, FIRST_COOKIE + self.slots.len() as u64)
+    }
+
+    fn insert(&mut self, name: &[u8], kind: Kind, cookie: u64) -> usize {
         let at = self.slots.len();
         let name_at = self.names.len() as u32;
         self.names.extend_from_slice(name);
         self.slots.push(Slot {
-            cookie: self.next_cookie,
+            cookie,
             ino: 0,
             node: 0,
             name_at,
@@ -200,7 +217,6 @@ impl Merged {
             kind,
             flags: Flags::default(),
         });
-        self.next_cookie += 1;
         let hash = self.hasher.hash_one(name);
         let (slots, names, hasher) = (&self.slots, &self.names, &self.hasher);
         self.index.insert_unique(hash, at as u32, |&i| {
@@ -213,7 +229,7 @@ impl Merged {
     pub fn scan_upper(&mut self, name: &[u8], kind: Option<Kind>, ino: u64) {
         let at = match self.position(name) {
             Some(at) => at,
-            None => self.insert(name, kind.unwrap_or(Kind::Char)),
+            None => self.insert_scanned(name, kind.unwrap_or(Kind::Char)),
         };
         if let Some(s) = self.slots.get_mut(at) {
             match kind {
@@ -237,7 +253,7 @@ impl Merged {
     pub fn scan_lower(&mut self, name: &[u8], kind: Option<Kind>, ino: u64, lower: u16) {
         let at = match self.position(name) {
             Some(at) => at,
-            None => self.insert(name, kind.unwrap_or(Kind::Char)),
+            None => self.insert_scanned(name, kind.unwrap_or(Kind::Char)),
         };
         let Some(s) = self.slots.get_mut(at) else { return };
         if !s.flags.has(Flags::DECIDED) {
@@ -314,6 +330,7 @@ impl Merged {
         let old = std::mem::take(&mut self.slots);
         let old_names = std::mem::take(&mut self.names);
         let mut old_stacks = std::mem::take(&mut self.stacks);
+        let old_scanned = std::mem::take(&mut self.scanned);
         self.index.clear();
         self.dead = 0;
         for (was, mut slot) in old.into_iter().enumerate() {
@@ -321,9 +338,8 @@ impl Merged {
                 continue;
             }
             let name = Self::slot_name(&old_names, &slot).to_vec();
-            let cookie = self.next_cookie;
-            let at = self.insert(&name, slot.kind);
-            self.next_cookie = cookie;
+            let at = self.insert(&name, slot.kind, slot.cookie);
+            self.scanned += usize::from(was < old_scanned);
             if let Some(new) = self.slots.get_mut(at) {
                 slot.name_at = new.name_at;
                 *new = slot;
@@ -348,7 +364,7 @@ impl Merged {
             if fresh {
                 let lower_flags = e.flags.has(Flags::LOWER);
                 self.remove_slot(i);
-                let new = self.insert(name, kind);
+                let new = self.insert_new(name, kind);
                 if let Some(s) = self.slots.get_mut(new) {
                     s.flags.set(Flags::LOWER, lower_flags);
                     s.flags.set(Flags::DECIDED, true);
@@ -357,7 +373,7 @@ impl Merged {
                 at = Some(new);
             }
         }
-        let at = at.unwrap_or_else(|| self.insert(name, kind));
+        let at = at.unwrap_or_else(|| self.insert_new(name, kind));
         if let Some(s) = self.slots.get_mut(at) {
             s.kind = kind;
             s.ino = ino;
@@ -404,15 +420,19 @@ impl Merged {
 
     /// The first visible entry after position `cookie`: its own position, its name, the entry.
     pub fn next_after(&self, cookie: u64) -> Option<(u64, &[u8], Entry)> {
-        let from = self.slots.partition_point(|s| s.cookie <= cookie);
-        let rest = self.slots.get(from..)?;
-        for (i, s) in rest.iter().enumerate() {
-            if s.flags.has(Flags::DEAD) {
+        let (scanned, made) = self.slots.split_at_checked(self.scanned)?;
+        // Made later: the higher the slot, the lower the position.
+        let end = made.partition_point(|s| s.cookie > cookie);
+        let newer = (0..end).rev().map(|i| self.scanned + i);
+        let from = scanned.partition_point(|s| s.cookie <= cookie);
+        for at in newer.chain(from..self.scanned) {
+            let slot = self.slots.get(at)?;
+            if slot.flags.has(Flags::DEAD) {
                 continue;
             }
-            let entry = self.entry(from + i)?;
+            let entry = self.entry(at)?;
             if entry.visible() {
-                return Some((s.cookie, Self::slot_name(&self.names, s), entry));
+                return Some((slot.cookie, Self::slot_name(&self.names, slot), entry));
             }
         }
         None
@@ -498,6 +518,24 @@ mod tests {
     }
 
     #[test]
+    fn a_listing_ends_though_names_are_added() {
+        let mut m = Merged::new(Arc::default());
+        for i in 0..10u32 {
+            m.scan_lower(format!("f{i}").as_bytes(), Some(Kind::File), 1, 0);
+        }
+        m.finish_scan();
+        let (mut cookie, mut seen) = (0, 0);
+        while let Some((c, _, _)) = m.next_after(cookie) {
+            cookie = c;
+            seen += 1;
+            m.set_upper(format!("g{seen}").as_bytes(), Kind::File, 1, NodeId(2), true);
+            assert!(seen <= 10);
+        }
+        assert_eq!(seen, 10);
+        assert_eq!(names(&m).len(), 20);
+    }
+
+    #[test]
     fn positions_survive_compaction() {
         let mut m = Merged::new(Arc::default());
         for i in 0..500u32 {
@@ -512,7 +550,7 @@ mod tests {
         for name in &seen {
             m.set_removed(name, false);
         }
-        for i in 250..400u32 {
+        for i in 0..150u32 {
             m.set_removed(format!("f{i}").as_bytes(), false);
         }
         let mut rest = 0;

@@ -106,6 +106,9 @@ impl Overlay {
     /// `EROFS` without an upper; `EINVAL` for an owner the mapping cannot store; errors of the upper.
     pub fn setattr(&self, id: NodeId, change: &SetAttr) -> Result<Attr> {
         let node = self.node(id)?;
+        if self.changes_nothing(&node, change)? {
+            return self.attr_of(&node);
+        }
         let uid = change.uid.map(|u| self.settings.ids.store_uid(u).ok_or(Errno::EINVAL));
         let gid = change.gid.map(|g| self.settings.ids.store_gid(g).ok_or(Errno::EINVAL));
         let (uid, gid) = (uid.transpose()?, gid.transpose()?);
@@ -138,6 +141,23 @@ impl Overlay {
             Ok(())
         })?;
         self.attr_of(&node)
+    }
+
+    /// Whether a request only repeats the times of a lower file. The kernel sends such ones of its own
+    /// accord: with the writeback cache it is the keeper of the times and flushes them when it lets
+    /// go of an inode, for example after one of several hard links was removed.
+    fn changes_nothing(&self, node: &Arc<Node>, change: &SetAttr) -> Result<bool> {
+        if change.mode.is_some()
+            || change.uid.is_some()
+            || change.gid.is_some()
+            || change.size.is_some()
+            || node.in_upper()
+        {
+            return Ok(false);
+        }
+        let attr = self.raw_attr(node)?;
+        let same = |set: Option<SetTime>, now| set.is_none_or(|t| t == SetTime::At(now));
+        Ok(same(change.atime, attr.atime) && same(change.mtime, attr.mtime))
     }
 
     /// Takes set-user-ID, set-group-ID and file capabilities away, as a write by someone without

@@ -69,7 +69,7 @@ impl Overlay {
         upper.set_soft_mark(upper.work(), tmp, Mark::Origin, &node.key.to_bytes());
         loop {
             let Some(link) = node.state.read().links.first().cloned() else {
-                return self.publish_orphan(upper, node, tmp);
+                return self.publish_nameless(upper, node, tmp, several);
             };
             self.ensure_upper_dir(&link.parent)?;
             let _tree = self.tree.read_recursive();
@@ -124,13 +124,26 @@ impl Overlay {
         Ok(())
     }
 
-    /// A file without a name is copied up for those who have it open.
-    fn publish_orphan(&self, upper: &Upper, node: &Arc<Node>, tmp: &[u8]) -> Result<()> {
-        let fd = hold(upper.work(), tmp, node.kind)?;
+    /// A file without a known name is copied up for those who have it open. It may have other names
+    /// that nobody has looked up; the index has it then.
+    fn publish_nameless(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        tmp: &[u8],
+        several: bool,
+    ) -> Result<()> {
+        let named = several && node.state.read().nlink != Some(0);
+        let mut held = None;
+        if named {
+            self.enter_index(upper, node, tmp)?;
+        } else {
+            held = Some(Arc::new(hold(upper.work(), tmp, node.kind)?));
+        }
         sys::dir::unlinkat(upper.work(), tmp)?;
         let mut state = node.state.write();
-        state.held = Some(Arc::new(fd));
-        state.place = Place::Upper;
+        state.held = held;
+        state.place = if named { Place::Index } else { Place::Upper };
         self.fds.drop_data(node.id);
         Ok(())
     }

@@ -75,7 +75,10 @@ impl Overlay {
             (attr, Place::Lower(lower), key)
         };
         let several = attr.kind != Kind::Dir && attr.nlink > 1;
-        if several && let Some(node) = self.nodes.by_key_pinned(key) {
+        // Also with one link left: the node may be alive through a name that is gone, held open.
+        if attr.kind != Kind::Dir
+            && let Some(node) = self.nodes.by_key_pinned(key)
+        {
             self.know_link(&node, parent, name);
             self.remember(names, entry, &node);
             return self.looked(node);

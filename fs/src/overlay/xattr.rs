@@ -43,8 +43,9 @@ impl Overlay {
         self.raw_xattr(&self.node(id)?, name)
     }
 
-    /// All names, each ended by a NUL, without the format's own marks.
-    pub fn listxattr(&self, id: NodeId) -> Result<Vec<u8>> {
+    /// All names, each ended by a NUL, without the format's own marks; `trusted.` ones only for a
+    /// privileged caller (xattr(7)).
+    pub fn listxattr(&self, id: NodeId, privileged: bool) -> Result<Vec<u8>> {
         let node = self.node(id)?;
         let _tree = self.tree.read_recursive();
         let names = match self.place(&node) {
@@ -57,7 +58,7 @@ impl Overlay {
         };
         let mut out = Vec::with_capacity(names.len());
         for name in names.split_inclusive(|&b| b == 0) {
-            if !format::is_private(name) {
+            if !format::is_private(name) && (privileged || !name.starts_with(b"trusted.")) {
                 out.extend_from_slice(name);
             }
         }

@@ -138,7 +138,7 @@ impl Session {
             }
             op::LISTXATTR => {
                 let size = body.u32()? as usize;
-                let names = o.listxattr(node)?;
+                let names = o.listxattr(node, head.uid == 0)?;
                 sized(&mut s.body, &names, size)?;
             }
             op::REMOVEXATTR => o.removexattr(node, body.name()?)?,
