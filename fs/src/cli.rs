@@ -32,6 +32,8 @@ Options (a backslash takes the next character of a path literally):
   volatile         never wait for the disk; the upper is lost after a crash of the machine
   fsync=0          answer fsync at once
   uidmapping=IN:OUT:LEN[:…]  gidmapping=…  squash_to_root  squash_to_uid=N  squash_to_gid=N
+  xattr_permissions=2  keep what the host refuses to store (owners, devices) in
+                   user.containers.override_stat
   noacl            neither enforce nor show POSIX ACLs
   static_nlink     show a link count of 1 for every file
   timeout=SECONDS  how long the kernel may keep names and attributes (default: for ever)

@@ -73,7 +73,7 @@ impl Namespace {
 
 /// Whether an xattr is one of the format's own and therefore never shown nor settable.
 pub fn is_private(name: &[u8]) -> bool {
-    PREFIXES.iter().any(|p| name.starts_with(p))
+    PREFIXES.iter().any(|p| name.starts_with(p)) || crate::ownership::is_record(name)
 }
 
 /// Errors that mean "there is no such mark here".

@@ -22,6 +22,7 @@
 //! | [`layer`] | what a read-only layer answers; host directories | `format`, `fdcache`, `sys` |
 //! | [`fdcache`] | open descriptors kept while there is room | `ident` |
 //! | [`format`](mod@format) | names and xattrs that are marks | `sys` |
+//! | [`ownership`] | owners and nodes that the host refuses to store | `sys` |
 //! | [`acl`], [`idmap`], [`attr`], [`ident`] | small vocabularies | nothing |
 //! | [`sys`] | system calls on directory descriptors and names; the only `unsafe` | the kernel |
 //!
@@ -41,6 +42,7 @@ pub mod layer;
 pub mod merge;
 pub mod options;
 pub mod overlay;
+pub mod ownership;
 pub mod serve;
 pub mod start;
 pub mod sys;

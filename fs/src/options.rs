@@ -8,6 +8,7 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::idmap::IdMap;
+use crate::ownership::Ownership;
 
 /// What the options ask for.
 #[derive(Clone, Debug, Default)]
@@ -34,6 +35,8 @@ pub struct Options {
     pub one_file_system: bool,
     /// `hide=`: host paths not shown in the lowers.
     pub hide: Vec<PathBuf>,
+    /// `xattr_permissions=`.
+    pub ownership: Ownership,
     /// `unmapped_to_root`.
     pub unmapped_to_root: bool,
     /// `allow_other`, or not; `None`: only where it is sure to be allowed.
@@ -243,12 +246,15 @@ impl Options {
                 return Err(OptionError::Unsupported(key.into(), "use allow_other"));
             }
             "fsname" => self.fsname = Some(unescape(value)),
-            "xattr_permissions" => {
-                return Err(OptionError::Unsupported(
-                    key.into(),
-                    "owners and modes are stored as they are, which needs ids that are mapped",
-                ));
-            }
+            "xattr_permissions" => match number()? {
+                0 => self.ownership = Ownership::Native,
+                2 => self.ownership = Ownership::Kept,
+                _ => {
+                    return Err(bad(
+                        "only 0 (off) and 2 (user.containers.override_stat) are known",
+                    ));
+                }
+            },
             "context" | "fscontext" | "defcontext" | "rootcontext" => {
                 self.kernel.push(format!("{key}={}", text(value)));
             }
@@ -310,7 +316,7 @@ mod tests {
     #[test]
     fn refusals() {
         for bad in
-            ["lowerdir", "lowerdir=/a::/b", "timeout=-1", "uidmapping=0:1", "xattr_permissions=2"]
+            ["lowerdir", "lowerdir=/a::/b", "timeout=-1", "uidmapping=0:1", "xattr_permissions=1"]
         {
             assert!(parse(bad).is_err(), "{bad}");
         }

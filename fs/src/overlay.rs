@@ -19,6 +19,7 @@ use crate::ident::{FileKey, FsTable, LayerId, NodeId};
 use crate::idmap::IdMap;
 use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
 use crate::layer::{Layer, LowerRef};
+use crate::ownership::Ownership;
 use crate::sys::{self, Errno, Result};
 use crate::upper::Upper;
 
@@ -46,6 +47,8 @@ pub struct Settings {
     pub static_nlink: bool,
     /// How owner ids are shown and stored.
     pub ids: IdMap,
+    /// Where owners, modes and nodes are kept that the host refuses.
+    pub ownership: Ownership,
     /// fsync requests are answered without doing anything (`fsync=0`).
     pub no_fsync: bool,
 }

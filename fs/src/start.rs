@@ -159,6 +159,7 @@ pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overla
         one_file_system: options.one_file_system,
         hidden,
         unmapped_to_root: options.unmapped_to_root,
+        ownership: options.ownership,
     };
     build(options, &lowers, writable, &view)
 }
@@ -183,6 +184,7 @@ fn build(
     let settings = Settings {
         static_nlink: options.static_nlink,
         ids: options.ids.clone(),
+        ownership: options.ownership,
         no_fsync: options.no_fsync,
     };
     Overlay::new(layers, upper, fds, settings).map_err(StartError::Layers)

@@ -13,6 +13,7 @@ use crate::attr::{Attr, Kind, Time};
 use crate::fdcache::{DirKey, FdCache};
 use crate::format::{self, Mark};
 use crate::ident::LayerId;
+use crate::ownership::Ownership;
 use crate::sys::{self, Errno, Result};
 
 /// A directory of a host tree: its place is its chain of names.
@@ -33,6 +34,8 @@ pub struct View {
     pub one_file_system: bool,
     /// Paths of the host that are not shown (`-o hide=`), as (device, inode).
     pub hidden: HashSet<(u64, u64)>,
+    /// Where owners, modes and nodes are kept that the host refused.
+    pub ownership: Ownership,
     /// Owner ids that this user namespace does not map are shown as 0.
     pub unmapped_to_root: bool,
 }
@@ -182,6 +185,7 @@ impl Layer for HostLayer {
         } else {
             At::HostFile(Arc::clone(dir), name.into())
         };
+        let attr = self.view.ownership.shown(fd.as_fd(), name, attr)?;
         Ok(Found::Object(LowerRef { layer: self.id, at }, self.present(attr)))
     }
 
@@ -261,7 +265,7 @@ impl Layer for HostLayer {
 
     fn attr(&self, at: &LowerRef) -> Result<Attr> {
         let (fd, name) = self.reach(at)?;
-        Ok(self.present(sys::dir::statat(fd.as_fd(), name)?))
+        Ok(self.present(self.view.ownership.stat(fd.as_fd(), name)?))
     }
 
     fn birth_time(&self, at: &LowerRef) -> Result<Option<Time>> {

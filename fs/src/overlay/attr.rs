@@ -66,7 +66,7 @@ impl Overlay {
         let _tree = self.tree.read_recursive();
         match self.place(node) {
             Place::Lower(at) => self.layer(at.layer)?.attr(&at),
-            _ => self.with_upper(node, sys::dir::statat),
+            _ => self.with_upper(node, |fd, name| self.settings.ownership.stat(fd, name)),
         }
     }
 
@@ -126,12 +126,12 @@ impl Overlay {
         }
         self.with_upper(&node, |fd, name| {
             if uid.is_some() || gid.is_some() {
-                sys::dir::chownat(fd, name, uid, gid)?;
+                self.settings.ownership.chown(fd, name, uid, gid)?;
             }
             if let Some(mode) = change.mode
                 && node.kind != Kind::Symlink
             {
-                sys::dir::chmodat(fd, name, mode & 0o7777)?;
+                self.settings.ownership.chmod(fd, name, mode & 0o7777)?;
             }
             if change.atime.is_some() || change.mtime.is_some() {
                 let omit = SetTime::Omit;
@@ -167,14 +167,15 @@ impl Overlay {
         const SGID: u32 = 0o2000;
         const GROUP_EXEC: u32 = 0o010;
         self.with_upper(node, |fd, name| {
-            let mode = u32::from(sys::dir::statat(fd, name)?.perm);
+            let own = self.settings.ownership;
+            let mode = u32::from(own.stat(fd, name)?.perm);
             let mut kept = mode & !SUID;
             // Without group execution the bit means mandatory locking and stays.
             if mode & GROUP_EXEC != 0 {
                 kept &= !SGID;
             }
             if kept != mode {
-                sys::dir::chmodat(fd, name, kept)?;
+                own.chmod(fd, name, kept)?;
             }
             soft(sys::xattr::remove(fd, name, b"security.capability"))
         })

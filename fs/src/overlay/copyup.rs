@@ -252,7 +252,9 @@ impl Overlay {
                 }
                 file = Some(to);
             }
-            kind => sys::dir::mknodat(work, tmp, kind.mode() | PRIVATE, attr.rdev)?,
+            kind => {
+                self.settings.ownership.mknod(work, tmp, kind.mode() | PRIVATE, attr.rdev)?;
+            }
         }
         self.copy_meta(upper, lower, tmp, &attr)?;
         if let Some(file) = file
@@ -268,11 +270,12 @@ impl Overlay {
         let layer = self.layer(lower.layer)?;
         let work = upper.work();
         // Only what differs: an ordinary user may not even set what is there already.
-        let made = sys::dir::statat(work, tmp)?;
+        let own = self.settings.ownership;
+        let made = own.stat(work, tmp)?;
         let uid = (made.uid != attr.uid).then_some(attr.uid);
         let gid = (made.gid != attr.gid).then_some(attr.gid);
         if uid.is_some() || gid.is_some() {
-            sys::dir::chownat(work, tmp, uid, gid)?;
+            own.chown(work, tmp, uid, gid)?;
         }
         let names = match layer.xattr_names(lower) {
             Err(Errno::EOPNOTSUPP | Errno::EACCES) => Vec::new(),
@@ -293,7 +296,7 @@ impl Overlay {
             }
         }
         if attr.kind != Kind::Symlink {
-            sys::dir::chmodat(work, tmp, u32::from(attr.perm))?;
+            own.chmod(work, tmp, u32::from(attr.perm))?;
         }
         let (atime, mtime) = upper::times_of(attr);
         sys::dir::utimesat(work, tmp, atime, mtime)

@@ -106,10 +106,10 @@ impl Overlay {
             && wanted.uid == euid
             && wanted.gid == egid;
         let (attr, data) = if in_place {
-            let data = make(fd.as_fd(), name, new, wanted.perm)?;
+            let data = self.make(fd.as_fd(), name, new, wanted.perm)?;
             let attr = match &data {
                 Some(file) => sys::dir::fstat(file.fd())?,
-                None => sys::dir::statat(fd.as_fd(), name)?,
+                None => self.settings.ownership.stat(fd.as_fd(), name)?,
             };
             // A filesystem that takes the group from the directory, or drops bits, is put right.
             self.put_right(fd.as_fd(), name, &wanted, attr)?;
@@ -130,7 +130,7 @@ impl Overlay {
                     return Err(e);
                 }
             };
-            (sys::dir::statat(fd.as_fd(), name)?, data)
+            (self.settings.ownership.stat(fd.as_fd(), name)?, data)
         };
         let node = self.enter(&parent, &mut names, name, &attr);
         if let Some(data) = data {
@@ -185,7 +185,7 @@ impl Overlay {
         let uid = ids.store_uid(caller.uid).ok_or(Errno::EOVERFLOW)?;
         let mut gid = ids.store_gid(caller.gid).ok_or(Errno::EOVERFLOW)?;
         let mut perm = mode & 0o7777;
-        let parent = sys::dir::fstat(dir)?;
+        let parent = self.settings.ownership.stat(dir, b"")?;
         if u32::from(parent.perm) & SGID != 0 {
             gid = parent.gid;
             if kind == Kind::Dir {
@@ -214,8 +214,8 @@ impl Overlay {
         over_whiteout: bool,
     ) -> Result<Option<DataFd>> {
         let work = upper.work();
-        let data = make(work, tmp, new, wanted.perm)?;
-        let attr = sys::dir::statat(work, tmp)?;
+        let data = self.make(work, tmp, new, wanted.perm)?;
+        let attr = self.settings.ownership.stat(work, tmp)?;
         self.put_right(work, tmp, wanted, attr)?;
         if let Some(access) = &wanted.access {
             sys::xattr::set(work, tmp, acl::ACCESS, access, 0)?;
@@ -229,6 +229,29 @@ impl Overlay {
         Ok(data)
     }
 
+    /// Makes the object; of a regular file the descriptor is kept, the first write is sure to come.
+    fn make(
+        &self,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+        new: NewNode<'_>,
+        perm: u32,
+    ) -> Result<Option<DataFd>> {
+        match new {
+            NewNode::File => {
+                let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+                let fd = sys::dir::openat(dir, name, flags, perm)?;
+                return Ok(Some(DataFd { fd: Arc::new(fd), writable: true }));
+            }
+            NewNode::Dir => sys::dir::mkdirat(dir, name, perm)?,
+            NewNode::Symlink(target) => sys::dir::symlinkat(target, dir, name)?,
+            NewNode::Special(kind, rdev) => {
+                self.settings.ownership.mknod(dir, name, kind.mode() | perm, rdev)?;
+            }
+        }
+        Ok(None)
+    }
+
     /// Sets owner and mode where the host made them differently.
     fn put_right(
         &self,
@@ -240,11 +263,11 @@ impl Overlay {
         let uid = (made.uid != wanted.uid).then_some(wanted.uid);
         let gid = (made.gid != wanted.gid).then_some(wanted.gid);
         if uid.is_some() || gid.is_some() {
-            sys::dir::chownat(dir, name, uid, gid)?;
+            self.settings.ownership.chown(dir, name, uid, gid)?;
         }
         let owned = uid.is_some() || gid.is_some();
         if made.kind != Kind::Symlink && (owned || u32::from(made.perm) != wanted.perm) {
-            sys::dir::chmodat(dir, name, wanted.perm)?;
+            self.settings.ownership.chmod(dir, name, wanted.perm)?;
         }
         Ok(())
     }
@@ -254,7 +277,7 @@ impl Overlay {
         let same = made.uid == wanted.uid
             && made.gid == wanted.gid
             && (made.kind == Kind::Symlink || u32::from(made.perm) == wanted.perm);
-        if same { Ok(made) } else { sys::dir::statat(dir, name) }
+        if same { Ok(made) } else { self.settings.ownership.stat(dir, name) }
     }
 }
 
@@ -270,23 +293,6 @@ fn default_acl(upper: &Upper, names: &mut Names, dir: BorrowedFd<'_>) -> Result<
     let found: Option<Arc<[u8]>> = found.map(Into::into);
     names.default_acl = Some(found.clone());
     Ok(found)
-}
-
-/// Makes the object; of a regular file the descriptor is kept, the first write is sure to come.
-fn make(dir: BorrowedFd<'_>, name: &[u8], new: NewNode<'_>, perm: u32) -> Result<Option<DataFd>> {
-    match new {
-        NewNode::File => {
-            let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-            let fd = sys::dir::openat(dir, name, flags, perm)?;
-            return Ok(Some(DataFd { fd: Arc::new(fd), writable: true }));
-        }
-        NewNode::Dir => sys::dir::mkdirat(dir, name, perm)?,
-        NewNode::Symlink(target) => sys::dir::symlinkat(target, dir, name)?,
-        NewNode::Special(kind, rdev) => {
-            sys::dir::mknodat(dir, name, kind.mode() | perm, rdev)?;
-        }
-    }
-    Ok(None)
 }
 
 impl Overlay {

@@ -149,7 +149,7 @@ impl Overlay {
         name: &[u8],
     ) -> Result<(Attr, Place, FileKey)> {
         let fd = self.upper_dir_fd(parent)?;
-        let attr = sys::dir::statat(fd.as_fd(), name)?;
+        let attr = self.settings.ownership.stat(fd.as_fd(), name)?;
         let mut key = self.key_of(&attr);
         if names.impure
             && let Some(origin) = soft(format::origin(fd.as_fd(), name))?

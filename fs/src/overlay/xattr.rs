@@ -80,9 +80,10 @@ impl Overlay {
         self.with_upper(&node, |fd, file| {
             sys::xattr::set(fd, file, set.name, set.value, set.flags)?;
             if set.kill_sgid && set.name == acl::ACCESS {
-                let perm = u32::from(sys::dir::statat(fd, file)?.perm);
+                let own = self.settings.ownership;
+                let perm = u32::from(own.stat(fd, file)?.perm);
                 if perm & SGID != 0 {
-                    sys::dir::chmodat(fd, file, perm & !SGID)?;
+                    own.chmod(fd, file, perm & !SGID)?;
                 }
             }
             Ok(())
