@@ -35,7 +35,7 @@ mod scan;
 mod unlink;
 mod xattr;
 
-pub use attr::{SetAttr, StatFs};
+pub use attr::{SetAttr, StatFs, Unprivileged};
 pub use create::{Caller, NewNode};
 pub use readdir::DirEntry;
 pub use xattr::SetXattr;

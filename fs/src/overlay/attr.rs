@@ -26,8 +26,17 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
-    /// The caller may not keep set-user-ID and set-group-ID over a change of content.
-    pub kill_privileges: bool,
+    /// A caller who may not keep set-user-ID and set-group-ID over a change of content.
+    pub unprivileged: Option<Unprivileged>,
+}
+
+/// A caller without `CAP_FSETID`.
+#[derive(Clone, Copy, Debug)]
+pub struct Unprivileged {
+    /// Its filesystem group id.
+    pub gid: u32,
+    /// Its process, to ask for its other groups.
+    pub pid: u32,
 }
 
 /// Figures of the filesystem, as statfs(2) has them.
@@ -120,8 +129,8 @@ impl Overlay {
             }
             let file = self.open_data(&node, true)?;
             sys::file::ftruncate(file.fd(), size)?;
-            if change.kill_privileges {
-                self.drop_privileges(&node)?;
+            if let Some(caller) = &change.unprivileged {
+                self.drop_privileges(&node, caller)?;
             }
         }
         self.with_upper(&node, |fd, name| {
@@ -162,16 +171,22 @@ impl Overlay {
 
     /// Takes set-user-ID, set-group-ID and file capabilities away, as a write by someone without
     /// `CAP_FSETID` does (write(2), capabilities(7)).
-    pub(super) fn drop_privileges(&self, node: &Arc<Node>) -> Result<()> {
+    pub(super) fn drop_privileges(&self, node: &Arc<Node>, by: &Unprivileged) -> Result<()> {
         const SUID: u32 = 0o4000;
         const SGID: u32 = 0o2000;
         const GROUP_EXEC: u32 = 0o010;
         self.with_upper(node, |fd, name| {
             let own = self.settings.ownership;
-            let mode = u32::from(own.stat(fd, name)?.perm);
+            let attr = own.stat(fd, name)?;
+            let mode = u32::from(attr.perm);
             let mut kept = mode & !SUID;
-            // Without group execution the bit means mandatory locking and stays.
-            if mode & GROUP_EXEC != 0 {
+            // Without group execution the bit once meant mandatory locking: members of the group
+            // keep it (setattr_should_drop_sgid in the kernel).
+            let member = || {
+                let (_, group) = self.settings.ids.show(attr.uid, attr.gid);
+                by.gid == group || sys::process::in_group(by.pid, group).unwrap_or(false)
+            };
+            if mode & SGID != 0 && (mode & GROUP_EXEC != 0 || !member()) {
                 kept &= !SGID;
             }
             if kept != mode {

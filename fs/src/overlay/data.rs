@@ -4,6 +4,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Overlay;
+use super::attr::Unprivileged;
 use super::copyup::Amount;
 use crate::attr::Kind;
 use crate::fdcache::DataFd;
@@ -72,13 +73,19 @@ impl Overlay {
     }
 
     /// Writes all of `buf` at `offset`, copying the file up first.
-    pub fn write(&self, id: NodeId, buf: &[u8], offset: u64, kill_privileges: bool) -> Result<()> {
+    pub fn write(
+        &self,
+        id: NodeId,
+        buf: &[u8],
+        offset: u64,
+        unprivileged: Option<&Unprivileged>,
+    ) -> Result<()> {
         let node = self.node(id)?;
         self.ensure_upper(&node, Amount::Whole)?;
         let data = self.open_data(&node, true)?;
         sys::file::pwrite_all(data.fd(), buf, offset)?;
-        if kill_privileges {
-            self.drop_privileges(&node)?;
+        if let Some(caller) = unprivileged {
+            self.drop_privileges(&node, caller)?;
         }
         Ok(())
     }

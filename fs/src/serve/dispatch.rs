@@ -5,7 +5,7 @@ use super::session::{Answer, Scratch, Session};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
 use crate::attr::{Kind, Time};
 use crate::ident::NodeId;
-use crate::overlay::{Caller, Looked, NewNode, SetAttr, SetXattr};
+use crate::overlay::{Caller, Looked, NewNode, SetAttr, SetXattr, Unprivileged};
 use crate::sys::dir::SetTime;
 use crate::sys::{Errno, Result};
 
@@ -53,7 +53,7 @@ impl Session {
                 s.body.statx(&attr, o.birth_time(node).ok().flatten(), ttl);
             }
             op::SETATTR => {
-                let attr = o.setattr(node, &setattr(&mut body)?)?;
+                let attr = o.setattr(node, &setattr(head, &mut body)?)?;
                 s.body.attr_out(&attr, ttl);
             }
             op::READLINK => {
@@ -113,7 +113,9 @@ impl Session {
                 let (offset, size, flags) = (body.u64()?, body.u32()?, body.u32()?);
                 body.take(16)?; // lock owner, open flags, padding
                 let data = body.take(size as usize)?;
-                o.write(node, data, offset, flags & wire::WRITE_KILL_SUIDGID != 0)?;
+                let kill = flags & wire::WRITE_KILL_SUIDGID != 0;
+                let by = kill.then_some(Unprivileged { gid: head.gid, pid: head.pid });
+                o.write(node, data, offset, by.as_ref())?;
                 s.body.u32(size).u32(0);
             }
             op::STATFS => {
@@ -295,7 +297,7 @@ fn sized(body: &mut Body, value: &[u8], room: usize) -> Result<()> {
 }
 
 /// `struct fuse_setattr_in`.
-fn setattr(body: &mut Cursor<'_>) -> Result<SetAttr> {
+fn setattr(head: &Header, body: &mut Cursor<'_>) -> Result<SetAttr> {
     let valid = body.u32()?;
     body.take(12)?; // padding, file handle
     let size = body.u64()?;
@@ -318,6 +320,7 @@ fn setattr(body: &mut Cursor<'_>) -> Result<SetAttr> {
         size: has(fattr::SIZE).then_some(size),
         atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
         mtime: set(fattr::MTIME, fattr::MTIME_NOW, time(mtime, mtimensec)),
-        kill_privileges: has(fattr::KILL_SUIDGID),
+        unprivileged: has(fattr::KILL_SUIDGID)
+            .then_some(Unprivileged { gid: head.gid, pid: head.pid }),
     })
 }

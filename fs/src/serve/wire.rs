@@ -128,6 +128,8 @@ pub struct Header {
     pub uid: u32,
     /// The caller's filesystem group id.
     pub gid: u32,
+    /// The caller's process, 0 when it is none that we could see.
+    pub pid: u32,
 }
 
 /// Takes a request apart into its header and the rest.
@@ -142,13 +144,13 @@ pub fn parse(bytes: &[u8]) -> Result<(Header, Cursor<'_>)> {
     let nodeid = c.u64()?;
     let uid = c.u32()?;
     let gid = c.u32()?;
-    c.take(4)?; // pid
+    let pid = c.u32()?;
     let extensions = usize::from(c.u16()?) * 8;
     c.take(2)?;
     // Extensions follow the body; nothing that carries them is negotiated.
     let body = c.0.len().checked_sub(extensions).ok_or(Errno::EIO)?;
     let body = c.take(body)?;
-    Ok((Header { opcode, unique, nodeid, uid, gid }, Cursor::new(body)))
+    Ok((Header { opcode, unique, nodeid, uid, gid, pid }, Cursor::new(body)))
 }
 
 /// A device number as FUSE carries it: 32 bits (`new_encode_dev` in include/linux/kdev_t.h).

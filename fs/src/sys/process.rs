@@ -46,6 +46,14 @@ pub fn overflow_ids() -> (u32, u32) {
     (read_id("/proc/sys/kernel/overflowuid"), read_id("/proc/sys/kernel/overflowgid"))
 }
 
+/// Whether a process has `gid` among its supplementary groups (`/proc/PID/status`); `None` where
+/// that cannot be found out.
+pub fn in_group(pid: u32, gid: u32) -> Option<bool> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let groups = status.lines().find_map(|l| l.strip_prefix("Groups:"))?;
+    Some(groups.split_ascii_whitespace().any(|g| g.parse() == Ok(gid)))
+}
+
 /// Takes an exclusive flock(2) without waiting.
 ///
 /// # Errors
