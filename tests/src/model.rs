@@ -5,7 +5,8 @@
 //! the same random operations ([`op`]) to both. Every answer must be the same, and regularly the
 //! whole tree; remounts happen in between. A failing case is shrunk to a short script ([`shrink`]).
 //!
-//! `COWL_MODEL_SEED` chooses the first seed, `COWL_MODEL_CASES` and `COWL_MODEL_OPS` how much.
+//! `COWL_MODEL_SEED` chooses the first seed, `COWL_MODEL_CASES` and `COWL_MODEL_OPS` how much;
+//! `COWL_MODEL_SKIP=Truncate,FdMap` leaves operations out, to look behind a failure already known.
 
 use std::path::Path;
 
@@ -58,6 +59,13 @@ pub fn run(dir: &Path, mode: Mode, sut: Sut, size: Size) {
             small.script()
         );
     }
+}
+
+/// Gives `w`, not yet mounted, the random layers of a seed and the matching plain directory; what
+/// was made, as shell-like lines.
+pub fn build_layers(w: &mut World, seed: u64) -> String {
+    w.set_lowers(1 + (seed % 3) as usize);
+    layers::build(w, seed).script
 }
 
 /// Runs the cases in the directory of a test's own world, which stays unmounted.

@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::op::{self, Op, Side};
-use super::{Rng, layers};
+use super::Rng;
 use crate::mount::{Mode, Sut, World};
 use crate::tree::{self, Depth};
 
@@ -23,7 +23,10 @@ impl Plan {
     pub fn random(seed: u64, ops: usize, mode: Mode) -> Plan {
         let mut rng = Rng::new(seed);
         let privileged = mode == Mode::Root;
-        let ops = (0..ops).map(|_| op::random(&mut rng, privileged)).collect();
+        let mut ops: Vec<_> = (0..ops).map(|_| op::random(&mut rng, privileged)).collect();
+        if let Ok(skip) = std::env::var("COWL_MODEL_SKIP") {
+            ops.retain(|op| !skip.split(',').any(|s| format!("{op:?}").starts_with(s)));
+        }
         Plan { seed, ops, layers: String::new() }
     }
 
@@ -70,8 +73,7 @@ pub fn run(base: &Path, mode: Mode, sut: Sut, plan: &Plan) -> Result<(), Failure
     let mut script = String::new();
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut w = World::new(dir.clone(), mode, sut);
-        w.set_lowers(1 + (plan.seed % 3) as usize);
-        script = layers::build(&w, plan.seed).script;
+        script = super::build_layers(&mut w, plan.seed);
         w.mount();
         let result = steps(&mut w, plan, &mut at);
         if result.is_ok() {

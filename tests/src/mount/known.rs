@@ -62,6 +62,7 @@ const TABLE: &[Known] = &[
     userns("every_pair", NO_REDIRECT),
     userns("every_pair_exchange", NO_REDIRECT),
     userns("every_pair_noreplace", NO_REDIRECT),
+    userns("killed_at_any_moment", NO_REDIRECT),
     userns("model_userns", NO_REDIRECT),
     userns("model_long_userns", NO_REDIRECT),
     userns("d26_rename_of_a_directory_copies_nothing", NO_REDIRECT),
