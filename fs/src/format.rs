@@ -31,8 +31,6 @@ pub enum Mark {
     Whiteout,
     /// Our own: the [`FileKey`] that the file had before it was copied up.
     Origin,
-    /// Our own: link count in the union of a file of the hard-link index, decimal.
-    Nlink,
 }
 
 impl Mark {
@@ -43,7 +41,6 @@ impl Mark {
             Mark::Impure => b"impure",
             Mark::Whiteout => b"whiteout",
             Mark::Origin => b"cowl.origin",
-            Mark::Nlink => b"cowl.nlink",
         }
     }
 }

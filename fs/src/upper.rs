@@ -388,7 +388,7 @@ impl Upper {
         }
     }
 
-    /// The link count in the union that was recorded for a lower file with several names.
+    /// The link count in the union that was recorded for a file with several names in a lower.
     ///
     /// # Errors
     /// Errors of reading the record; a malformed one counts as absent.
@@ -400,8 +400,7 @@ impl Upper {
         }
     }
 
-    /// Records the link count in the union of a lower file with several names, none copied up. The
-    /// record is a symbolic link whose target is the decimal count: written in one step.
+    /// Records the link count in the union of a file with several names in a lower. The record is a symbolic link whose target is the decimal count: written in one step.
     pub fn write_count(&self, key: FileKey, count: u32) -> Result<()> {
         let tmp = self.temp_name();
         sys::dir::symlinkat(count.to_string().as_bytes(), self.work(), &tmp)?;

@@ -109,7 +109,7 @@ impl Overlay {
             Some(n) => n,
             None => self.raw_attr(node)?.nlink,
         };
-        upper.set_soft_mark(upper.work(), tmp, Mark::Nlink, count.to_string().as_bytes());
+        upper.write_count(node.key, count)?;
         let name = Upper::index_name(node.key);
         match sys::dir::linkat(upper.work(), tmp, upper.index(), &name) {
             // Left by a filesystem killed between this step and the next.
@@ -119,7 +119,6 @@ impl Overlay {
             }
             other => other?,
         }
-        upper.forget_count(node.key);
         node.state.write().nlink = Some(count);
         Ok(())
     }

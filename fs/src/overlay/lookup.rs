@@ -8,7 +8,7 @@ use parking_lot::{Mutex, RwLock};
 
 use super::{Looked, Overlay, add_link, soft};
 use crate::attr::{Attr, Kind};
-use crate::format::{self, Mark};
+use crate::format;
 use crate::ident::{FileKey, NodeId};
 use crate::inode::{DirPart, Link, Names, Node, Place, State};
 use crate::layer::LowerRef;
@@ -170,20 +170,9 @@ impl Overlay {
         let Some(upper) = &self.upper else { return Ok((place, None)) };
         let name = Upper::index_name(key);
         match sys::dir::statat(upper.index(), &name) {
-            Ok(_) => {
-                let count = soft(format::read(upper.index(), &name, Mark::Nlink))?;
-                Ok((Place::Index, count.and_then(|v| decimal(&v))))
-            }
-            Err(Errno::ENOENT) => {
-                let count = upper.read_count(key)?;
-                Ok((place, count))
-            }
+            Ok(_) => Ok((Place::Index, upper.read_count(key)?)),
+            Err(Errno::ENOENT) => Ok((place, upper.read_count(key)?)),
             Err(e) => Err(e),
         }
     }
-}
-
-/// Reads a decimal number.
-fn decimal(text: &[u8]) -> Option<u32> {
-    std::str::from_utf8(text).ok()?.parse().ok()
 }

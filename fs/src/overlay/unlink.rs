@@ -141,17 +141,14 @@ impl Overlay {
 
     /// Records the link count of a file of the index; the last name takes the index entry with it.
     pub(super) fn record_links(&self, upper: &Upper, node: &Node, count: u32) -> Result<()> {
-        let name = Upper::index_name(node.key);
-        if count == 0 {
-            return match sys::dir::unlinkat(upper.index(), &name) {
-                Err(Errno::ENOENT) => Ok(()),
-                other => other,
-            };
+        if count > 0 {
+            return upper.write_count(node.key, count);
         }
-        let text = count.to_string();
-        let mark = crate::format::Mark::Nlink;
-        upper.set_soft_mark(upper.index(), &name, mark, text.as_bytes());
-        Ok(())
+        upper.forget_count(node.key);
+        match sys::dir::unlinkat(upper.index(), &Upper::index_name(node.key)) {
+            Err(Errno::ENOENT) => Ok(()),
+            other => other,
+        }
     }
 
     fn remove_dir(
