@@ -115,7 +115,8 @@ fn check(w: &World, last: Option<Op>) -> bool {
         assert!(other.is_empty(), "an interrupted `{what}` changed:\n{}", other.join("\n"));
         return false;
     }
-    if !STRICT_LINK_COUNTS && after.lines().all(|l| l.contains(": nlink: ") || l.contains(": twin: "))
+    if !STRICT_LINK_COUNTS
+        && after.lines().all(|l| l.contains(": nlink: ") || l.contains(": twin: "))
     {
         return false;
     }
