@@ -77,6 +77,18 @@ impl FileKey {
     }
 }
 
+impl FileKey {
+    /// Reads what [`fmt::Display`] writes; `None` for anything else.
+    pub fn parse(text: &[u8]) -> Option<FileKey> {
+        let (fs, ino) = std::str::from_utf8(text).ok()?.split_once('-')?;
+        let key = FileKey {
+            fs: u16::from_str_radix(fs, 16).ok()?,
+            ino: u64::from_str_radix(ino, 16).ok()?,
+        };
+        (key.to_string().as_bytes() == text).then_some(key)
+    }
+}
+
 impl fmt::Display for FileKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{:x}-{:x}", self.fs, self.ino)
@@ -123,5 +135,9 @@ mod tests {
         let k = FileKey { fs: 3, ino: 0x1234_5678_9abc };
         assert_eq!(FileKey::from_bytes(&k.to_bytes()), Some(k));
         assert_eq!(FileKey::from_bytes(b"short"), None);
+        assert_eq!(FileKey::parse(k.to_string().as_bytes()), Some(k));
+        for other in [&b"3-"[..], b"3-x", b"3-1.count", b"03-1", b"+3-1", b""] {
+            assert_eq!(FileKey::parse(other), None);
+        }
     }
 }

@@ -6,11 +6,12 @@
 //! `merged`, by node number → nodes' `state` → the table's and caches' own, which never leave their
 //! module. No data is copied and nothing is synced under anything wider than one file's `copying`.
 
+use std::collections::HashMap;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
-use parking_lot::{MutexGuard, RwLock};
+use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::attr::{Attr, Kind};
 use crate::fdcache::FdCache;
@@ -62,6 +63,9 @@ pub struct Overlay {
     fs: FsTable,
     nodes: Table,
     fds: Arc<FdCache>,
+    /// The files of the hard-link index by their inode number in the upper: an upper name leads to
+    /// the file's identity also where that could not be recorded with it.
+    indexed: Mutex<HashMap<u64, FileKey>>,
     /// Shared by whoever walks along names of the upper, exclusive while a directory is renamed.
     tree: RwLock<()>,
     root: Arc<Node>,
@@ -107,16 +111,31 @@ impl Overlay {
             key,
             kind: Kind::Dir,
             state: RwLock::new(State { links: Vec::new(), place, held: None, nlink: None }),
-            copying: parking_lot::Mutex::new(()),
+            copying: Mutex::new(()),
             dir: Some(Box::new(DirPart {
                 key: fds.new_key(),
                 links: Arc::default(),
                 parent_lowers: Arc::default(),
-                merged: parking_lot::Mutex::new(Names::new(roots)),
+                merged: Mutex::new(Names::new(roots)),
             })),
             keyed: AtomicBool::new(false),
         });
-        Ok(Overlay { settings, lowers, upper, fs, nodes, fds, tree: RwLock::new(()), root })
+        let indexed = match &upper {
+            Some(upper) => upper.indexed()?.into_iter().collect(),
+            None => HashMap::new(),
+        };
+        let indexed = Mutex::new(indexed);
+        Ok(Overlay {
+            indexed,
+            settings,
+            lowers,
+            upper,
+            fs,
+            nodes,
+            fds,
+            tree: RwLock::new(()),
+            root,
+        })
     }
 
     /// Whether anything can be changed.

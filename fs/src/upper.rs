@@ -36,6 +36,9 @@ pub struct UpperFeatures {
     pub rename_whiteout: bool,
     /// POSIX ACLs can be stored.
     pub acls: bool,
+    /// The host takes set-user-ID and set-group-ID away when we write, although the kernel did not
+    /// ask for it (in a user namespace we lack the host's `CAP_FSETID`).
+    pub drops_privileges: bool,
 }
 
 /// The write layer of a mount.
@@ -400,7 +403,9 @@ impl Upper {
         }
     }
 
-    /// Records the link count in the union of a file with several names in a lower. The record is a symbolic link whose target is the decimal count: written in one step.
+    /// Records the link count in the union of a file with several names in a lower. The record is a
+    /// symbolic link whose target is the decimal count: written in one step, and unlike an xattr
+    /// possible for links and devices in a user namespace as well.
     pub fn write_count(&self, key: FileKey, count: u32) -> Result<()> {
         let tmp = self.temp_name();
         sys::dir::symlinkat(count.to_string().as_bytes(), self.work(), &tmp)?;
@@ -410,6 +415,21 @@ impl Upper {
     /// Forgets that record: the file is in the upper now.
     pub fn forget_count(&self, key: FileKey) {
         let _may_be_absent = sys::dir::unlinkat(self.index(), &count_name(key));
+    }
+
+    /// All files of the index: the inode number of each in the upper, and its identity.
+    ///
+    /// # Errors
+    /// Errors of listing the index.
+    pub fn indexed(&self) -> Result<Vec<(u64, FileKey)>> {
+        let mut out = Vec::new();
+        sys::dir::list(self.index(), |e| {
+            if let Some(key) = FileKey::parse(e.name) {
+                out.push((sys::dir::statat(self.index(), e.name)?.ino, key));
+            }
+            Ok(())
+        })?;
+        Ok(out)
     }
 
     /// Name of a file of the hard-link index.
@@ -456,7 +476,20 @@ fn probe(work: BorrowedFd<'_>) -> Result<UpperFeatures> {
         }
         sys::dir::unlinkat(work, a)?;
     }
-    Ok(UpperFeatures { namespace, whiteouts, rename_whiteout, acls })
+    let drops_privileges = probe_privileges(work, a)?;
+    Ok(UpperFeatures { namespace, whiteouts, rename_whiteout, acls, drops_privileges })
+}
+
+/// Whether a write of ours makes the host drop set-user-ID.
+fn probe_privileges(work: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
+    const MODE: u32 = 0o4700;
+    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
+    let file = sys::dir::openat(work, name, flags, 0o700)?;
+    let tried = sys::dir::chmodat(work, name, MODE)
+        .and_then(|()| sys::file::pwrite_all(file.as_fd(), b"1", 0))
+        .and_then(|()| sys::dir::fstat(file.as_fd()));
+    sys::dir::unlinkat(work, name)?;
+    Ok(tried.is_ok_and(|attr| u32::from(attr.perm) != MODE))
 }
 
 /// The two times of `attr`, to be set on a copy.

@@ -128,9 +128,12 @@ impl Overlay {
                 return Err(Errno::EISDIR);
             }
             let file = self.open_data(&node, true)?;
-            sys::file::ftruncate(file.fd(), size)?;
-            if let Some(caller) = &change.unprivileged {
-                self.drop_privileges(&node, caller)?;
+            match &change.unprivileged {
+                Some(caller) => {
+                    sys::file::ftruncate(file.fd(), size)?;
+                    self.drop_privileges(&node, caller)?;
+                }
+                None => self.keep_privileges(&file, |fd| sys::file::ftruncate(fd, size))?,
             }
         }
         self.with_upper(&node, |fd, name| {

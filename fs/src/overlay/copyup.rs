@@ -119,6 +119,8 @@ impl Overlay {
             }
             other => other?,
         }
+        let ino = sys::dir::statat(upper.index(), &name)?.ino;
+        self.indexed.lock().insert(ino, node.key);
         node.state.write().nlink = Some(count);
         Ok(())
     }

@@ -83,9 +83,30 @@ impl Overlay {
         let node = self.node(id)?;
         self.ensure_upper(&node, Amount::Whole)?;
         let data = self.open_data(&node, true)?;
-        sys::file::pwrite_all(data.fd(), buf, offset)?;
-        if let Some(caller) = unprivileged {
-            self.drop_privileges(&node, caller)?;
+        match unprivileged {
+            Some(caller) => {
+                sys::file::pwrite_all(data.fd(), buf, offset)?;
+                self.drop_privileges(&node, caller)
+            }
+            None => self.keep_privileges(&data, |fd| sys::file::pwrite_all(fd, buf, offset)),
+        }
+    }
+
+    /// Changes the data of a file on behalf of someone who may keep its set-user-ID and
+    /// set-group-ID: where the host takes them from us, they are put back.
+    pub(super) fn keep_privileges(
+        &self,
+        data: &DataFd,
+        change: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
+        const PRIVILEGES: u16 = 0o6000;
+        if !self.upper.as_ref().is_some_and(|u| u.features().drops_privileges) {
+            return change(data.fd());
+        }
+        let before = sys::dir::fstat(data.fd())?.perm;
+        change(data.fd())?;
+        if before & PRIVILEGES != 0 {
+            sys::dir::chmodat(data.fd(), b"", u32::from(before))?;
         }
         Ok(())
     }

@@ -151,7 +151,11 @@ impl Overlay {
         let fd = self.upper_dir_fd(parent)?;
         let attr = self.settings.ownership.stat(fd.as_fd(), name)?;
         let mut key = self.key_of(&attr);
-        if names.impure
+        let indexed =
+            if attr.nlink > 1 { self.indexed.lock().get(&attr.ino).copied() } else { None };
+        if let Some(indexed) = indexed {
+            key = indexed;
+        } else if names.impure
             && let Some(origin) = soft(format::origin(fd.as_fd(), name))?
         {
             key = origin;

@@ -145,6 +145,7 @@ impl Overlay {
             return upper.write_count(node.key, count);
         }
         upper.forget_count(node.key);
+        self.indexed.lock().retain(|_, key| *key != node.key);
         match sys::dir::unlinkat(upper.index(), &Upper::index_name(node.key)) {
             Err(Errno::ENOENT) => Ok(()),
             other => other,
