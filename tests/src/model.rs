@@ -1,12 +1,14 @@
 //! Random operations on a union, with a plain directory as the reference.
 //!
 //! A case is a seed: it makes one to three lower layers with whiteouts, opaque directories and hard
-//! links, prepares a plain directory with the same merged content ([`layers`]), and then applies
-//! the same random operations ([`op`]) to both. Every answer must be the same, and regularly the
-//! whole tree; remounts happen in between. A failing case is shrunk to a short script ([`shrink`]).
+//! links, prepares a plain directory with the same merged content (`layers`), and then applies
+//! the same random operations (`op`) to both. Every answer must be the same, and regularly the
+//! whole tree; remounts happen in between. A failing case is shrunk to a short script (`shrink`).
 //!
 //! `COWL_MODEL_SEED` chooses the first seed, `COWL_MODEL_CASES` and `COWL_MODEL_OPS` how much;
 //! `COWL_MODEL_SKIP=Truncate,FdMap` leaves operations out, to look behind a failure already known.
+// An answer that a test does not need is dropped on purpose, and writing to a string cannot fail.
+#![allow(clippy::let_underscore_must_use)]
 
 use std::path::Path;
 

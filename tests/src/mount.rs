@@ -7,6 +7,8 @@
 //! Every test body runs in a re-executed child inside its own mount namespace, as root or as root
 //! of a user namespace ([`jail`]); when the child is gone, so are its mounts. Around every body the
 //! lower layers are read completely: a test fails when any of them changed in any way.
+// An answer that a test does not need is dropped on purpose, and writing to a string cannot fail.
+#![allow(clippy::let_underscore_must_use)]
 
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};

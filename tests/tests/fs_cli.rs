@@ -1,6 +1,12 @@
 //! The command line of the filesystem: what it accepts, what it refuses (in one sentence, with
 //! nothing half-made), and how it ends.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::ffi::OsString;
 use std::fs::File;

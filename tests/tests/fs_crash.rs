@@ -4,7 +4,13 @@
 //! was under way must have happened either completely or not at all: the tree must equal that of a
 //! plain directory on which the same operations were done, without or with the last one. Data
 //! counts as acknowledged once it was synced. Around everything, the lowers must not change.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 use std::path::Path;
 use std::time::Duration;

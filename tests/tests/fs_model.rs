@@ -10,11 +10,11 @@ use cowl_tests::mount::{Mode, World, jail};
 const PATIENCE: u64 = 3600;
 
 fn first(w: &mut World) {
-    model::run_in(w, Size::from_env(1, 75, 60));
+    model::run_in(w, Size::from_env(1, 150, 60));
 }
 
 fn second(w: &mut World) {
-    model::run_in(w, Size::from_env(1_000, 75, 60));
+    model::run_in(w, Size::from_env(1_000, 150, 60));
 }
 
 fn long_sequences(w: &mut World) {

@@ -3,8 +3,8 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
-use super::op::{self, Op, Side};
 use super::Rng;
+use super::op::{self, Op, Side};
 use crate::mount::{Mode, Sut, World};
 use crate::tree::{self, Depth};
 

@@ -39,7 +39,7 @@ struct Builder<'a> {
 pub fn build(w: &World, seed: u64) -> Built {
     let mut b = Builder {
         w,
-        rng: Rng::new(seed ^ 0x1a7e_25),
+        rng: Rng::new(seed ^ 0x001a_7e25),
         seen: BTreeMap::new(),
         own: BTreeMap::new(),
         script: String::new(),

@@ -115,8 +115,13 @@ fn outside(test: &str, mode: Mode, limit: Duration) {
     let fs_log = std::fs::read(dir.path().join("fs.log")).unwrap_or_default();
     // To look at what a failure left: the layers stay where they are.
     let keep = std::env::var_os("COWL_TEST_KEEP").is_some();
-    let removed =
-        catch_unwind(AssertUnwindSafe(|| if keep { Ok(drop(dir.keep())) } else { dir.close() }));
+    let removed = catch_unwind(AssertUnwindSafe(|| {
+        if keep {
+            println!("{name}: kept {}", dir.keep().display());
+            return Ok(());
+        }
+        dir.close()
+    }));
     let verdict = match status {
         None => Err(format!("hung: not finished after {limit:?}")),
         // A filter that matched nothing would also succeed.

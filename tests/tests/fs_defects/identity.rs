@@ -99,7 +99,10 @@ fn all_show(w: &World, names: &[&str], content: &str, nlink: u64) {
     let stat = |n: &str| sys::lstat(w.m(n)).map(|s| (s.st_ino, s.st_nlink));
     let all: Vec<_> = names.iter().map(|n| stat(n)).collect();
     let want = all[0].map(|(ino, _)| (ino, nlink));
-    assert!(want.is_ok() && all.iter().all(|a| *a == want), "{names:?} with {nlink} links: {all:?}");
+    assert!(
+        want.is_ok() && all.iter().all(|a| *a == want),
+        "{names:?} with {nlink} links: {all:?}"
+    );
     for n in names {
         let st = sys::lstat(w.m(n)).unwrap();
         let ino = st.st_ino;

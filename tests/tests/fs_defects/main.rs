@@ -2,7 +2,13 @@
 //!
 //! Each runs on a real mount, as root and (where it makes sense) as root of a user namespace, and
 //! again after a remount where that matters.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod attributes;
 mod identity;

@@ -1,6 +1,12 @@
 //! One file per group of operations: the same calls on the union and on a plain directory must
 //! answer the same and leave the same tree, with the content in a lower layer and in the upper.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+#![allow(
+    clippy::let_underscore_must_use,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::indexing_slicing
+)]
 
 mod access;
 mod append;

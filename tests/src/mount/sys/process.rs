@@ -1,0 +1,164 @@
+//! Processes: other users, namespaces, signals, and the pipe by which a filesystem says it is ready.
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::path::Path;
+
+use super::{R, c, ck, ckl, libc};
+
+/// Runs `f` in a thread with another user's ids and no supplementary groups or capabilities.
+///
+/// The raw calls change one thread only, which is what makes this possible without a fork.
+pub fn as_user<T: Send>(uid: u32, gid: u32, f: impl FnOnce() -> T + Send) -> T {
+    std::thread::scope(|s| {
+        s.spawn(move || {
+            // SAFETY: plain integers; only this thread's credentials change, and it ends here.
+            unsafe {
+                let none: *const u32 = std::ptr::null();
+                ckl(libc::syscall(libc::SYS_setgroups, 0, none)).expect("setgroups");
+                ckl(libc::syscall(libc::SYS_setresgid, gid, gid, gid)).expect("setresgid");
+                ckl(libc::syscall(libc::SYS_setresuid, uid, uid, uid)).expect("setresuid");
+            }
+            f()
+        })
+        .join()
+        .unwrap_or_else(|e| std::panic::resume_unwind(e))
+    })
+}
+
+/// `kill(2)`; a negative id is a process group.
+pub fn kill(pid: i32, signal: i32) -> R<()> {
+    // SAFETY: plain integers.
+    ck(unsafe { libc::kill(pid, signal) }).map(drop)
+}
+
+/// A pipe whose write end is inherited by children.
+pub fn ready_pipe() -> R<(OwnedFd, OwnedFd)> {
+    let mut fds = [0_i32; 2];
+    // SAFETY: the array has room for two descriptors.
+    ck(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
+    // SAFETY: the kernel just returned both; the flag call takes plain integers.
+    unsafe {
+        ck(libc::fcntl(fds[1], libc::F_SETFD, 0))?;
+        Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
+    }
+}
+
+/// Waits until `fd` is readable or closed; false when `ms` milliseconds passed.
+pub fn wait_readable(fd: &OwnedFd, ms: i32) -> R<bool> {
+    let mut p = libc::pollfd { fd: fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one live pollfd.
+    ck(unsafe { libc::poll(&mut p, 1, ms) }).map(|n| n > 0)
+}
+
+/// Opens a program so that a child in any namespace and of any user can run it by number.
+pub fn open_program(p: &Path) -> R<OwnedFd> {
+    let p = c(p);
+    // SAFETY: `p` is a NUL-terminated string that outlives the call.
+    let fd = ck(unsafe { libc::open(p.as_ptr(), libc::O_RDONLY) })?;
+    // SAFETY: the kernel just returned this descriptor.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes the child of `cmd` die with the thread that starts it.
+pub fn die_with_parent(cmd: &mut std::process::Command) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: prctl is async-signal-safe.
+    unsafe {
+        cmd.pre_exec(|| {
+            if libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) < 0 {
+                return Err(io::Error::last_os_error());
+            }
+            Ok(())
+        });
+    }
+}
+
+/// Starts the child of `cmd` as an ordinary user without any namespace of its own but the mounts.
+pub fn as_ordinary_user(cmd: &mut std::process::Command, uid: u32) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: only async-signal-safe system calls between fork and exec.
+    unsafe { cmd.pre_exec(move || drop_to(uid)) };
+}
+
+/// In the child of `cmd`: own process group and mount namespace; with `user`, the ids of that
+/// ordinary user and a user namespace in which it is root over 65,536 ids.
+pub fn enter_jail(cmd: &mut std::process::Command, user: Option<u32>) {
+    use std::os::unix::process::CommandExt;
+    // SAFETY: only async-signal-safe system calls between fork and exec.
+    unsafe {
+        cmd.pre_exec(move || {
+            sys_io(libc::setpgid(0, 0))?;
+            match user {
+                None => sys_io(libc::unshare(libc::CLONE_NEWNS))?,
+                Some(uid) => user_namespace(uid)?,
+            };
+            let none = c"none".as_ptr();
+            let flags = libc::MS_REC | libc::MS_PRIVATE;
+            sys_io(libc::mount(none, c"/".as_ptr(), none, flags, std::ptr::null()))?;
+            sys_io(libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL))?;
+            Ok(())
+        });
+    }
+}
+
+fn sys_io(r: i32) -> io::Result<i32> {
+    if r < 0 { Err(io::Error::last_os_error()) } else { Ok(r) }
+}
+
+fn drop_to(uid: u32) -> io::Result<()> {
+    // SAFETY: plain integers; called in a single-threaded child.
+    unsafe {
+        sys_io(libc::setgroups(0, std::ptr::null()))?;
+        sys_io(libc::setresgid(uid, uid, uid))?;
+        sys_io(libc::setresuid(uid, uid, uid))?;
+        // Otherwise /proc/self belongs to root and /proc/self/fd cannot be used for exec.
+        sys_io(libc::prctl(libc::PR_SET_DUMPABLE, 1))?;
+    }
+    Ok(())
+}
+
+/// The privileged half (a forked helper) writes the maps, as newuidmap would.
+fn user_namespace(uid: u32) -> io::Result<i32> {
+    // SAFETY: fork, pipes and files in a single-threaded child, no allocation that another thread
+    // could hold a lock on is needed by the helper but for two short strings made beforehand.
+    unsafe {
+        let me = libc::getpid();
+        let map = format!("0 {uid} 1\n1 100000 65535\n");
+        let files = [
+            CString::new(format!("/proc/{me}/uid_map"))?,
+            CString::new(format!("/proc/{me}/gid_map"))?,
+        ];
+        let mut p = [0_i32; 2];
+        sys_io(libc::pipe2(p.as_mut_ptr(), libc::O_CLOEXEC))?;
+        let helper = sys_io(libc::fork())?;
+        if helper == 0 {
+            libc::close(p[1]);
+            let mut b = 0_u8;
+            if libc::read(p[0], (&raw mut b).cast(), 1) != 1 {
+                libc::_exit(1);
+            }
+            for f in &files {
+                let fd = libc::open(f.as_ptr(), libc::O_WRONLY);
+                if fd < 0 || libc::write(fd, map.as_ptr().cast(), map.len()) < 0 {
+                    libc::_exit(2);
+                }
+            }
+            libc::_exit(0);
+        }
+        libc::close(p[0]);
+        drop_to(uid)?;
+        sys_io(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS))?;
+        libc::write(p[1], c"x".as_ptr().cast(), 1);
+        libc::close(p[1]);
+        let mut status = 0;
+        sys_io(libc::waitpid(helper, &mut status, 0))?;
+        if status != 0 {
+            return Err(io::Error::from_raw_os_error(libc::EPERM));
+        }
+        sys_io(libc::setresgid(0, 0, 0))?;
+        sys_io(libc::setresuid(0, 0, 0))?;
+        sys_io(libc::setgroups(0, std::ptr::null()))
+    }
+}
