@@ -21,6 +21,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::container::Containers;
+use crate::executable;
 use crate::monitor::ENGINE_ERROR;
 use crate::store::Store;
 use crate::userns::{self, Standing};
@@ -186,7 +187,8 @@ impl Context {
 }
 
 fn context(root: Option<PathBuf>) -> Result<Context, Failure> {
-    let root = root.or_else(|| std::env::var_os("COWL_ROOT").map(PathBuf::from));
+    let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let root = set(executable::ROOT_VARIABLE).or(root).or_else(|| set("COWL_ROOT"));
     let root = match root.filter(|dir| !dir.as_os_str().is_empty()) {
         Some(dir) => dir,
         None => default_root()?,
@@ -208,6 +210,9 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         let exit_code = if running { ENGINE_ERROR } else { failure.exit_code };
         Failure { exit_code, ..failure }
     })?;
+    if running {
+        executable::protect(&context.root).map_err(|error| Failure::new(ENGINE_ERROR, error))?;
+    }
     match cowl.command {
         Command::Run(args) => run::run(args, &context),
         Command::Ps(args) => ps::run(&args, &context),

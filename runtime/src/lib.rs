@@ -31,6 +31,7 @@
 //! | [`monitor`] | one process per container: supervises, keeps the state true | processes, `container` |
 //! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
 //! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
+//! | [`executable`] | this program's own file, kept from being written by a container | this process |
 //! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
 //! | [`probe`] | what this host allows, for `cowl info` and for choices | reads `/proc`, `/sys` |
 //! | [`sys`] | system calls without a safe wrapper; the only room with `unsafe` | – |
@@ -41,6 +42,7 @@ pub mod archive;
 pub mod cli;
 pub mod container;
 pub mod digest;
+pub mod executable;
 pub mod image;
 pub mod monitor;
 pub mod probe;

@@ -19,7 +19,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::{Pid, pipe2};
 
-use crate::sys;
+use crate::{executable, sys};
 
 /// The environment variable that names another mount program.
 pub const PROGRAM_VARIABLE: &str = "COWLFS";
@@ -30,8 +30,14 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// What lies under the write layer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Lower {
-    /// An image's layers, topmost first.
-    Layers(Vec<PathBuf>),
+    /// An image's layers.
+    Layers {
+        /// Their directories, topmost first.
+        directories: Vec<PathBuf>,
+        /// Whether what the host refuses to store (owners, devices) is kept in an attribute, as
+        /// the layers have it: in a user namespace.
+        owners_kept: bool,
+    },
     /// This machine's own root filesystem, without what is mounted on it and without the store.
     Machine {
         /// The store, to be hidden.
@@ -85,8 +91,8 @@ fn escape(path: &Path, into: &mut OsString) {
 fn options(lower: &Lower, dir: &Path) -> OsString {
     let mut text = OsString::from("lowerdir=");
     match lower {
-        Lower::Layers(layers) => {
-            for (number, layer) in layers.iter().enumerate() {
+        Lower::Layers { directories, .. } => {
+            for (number, layer) in directories.iter().enumerate() {
                 if number > 0 {
                     text.push(":");
                 }
@@ -99,11 +105,15 @@ fn options(lower: &Lower, dir: &Path) -> OsString {
         text.push(format!(",{key}="));
         escape(&dir.join(part), &mut text);
     }
-    if let Lower::Machine { store, unmapped_to_root } = lower {
-        text.push(",one_file_system,hide=");
-        escape(store, &mut text);
-        if *unmapped_to_root {
-            text.push(",unmapped_to_root");
+    match lower {
+        Lower::Layers { owners_kept: false, .. } => {}
+        Lower::Layers { owners_kept: true, .. } => text.push(",xattr_permissions=2"),
+        Lower::Machine { store, unmapped_to_root } => {
+            text.push(",one_file_system,hide=");
+            escape(store, &mut text);
+            if *unmapped_to_root {
+                text.push(",unmapped_to_root");
+            }
         }
     }
     text
@@ -114,10 +124,11 @@ pub fn program() -> Result<PathBuf, Error> {
     if let Some(named) = std::env::var_os(PROGRAM_VARIABLE).filter(|name| !name.is_empty()) {
         return Ok(named.into());
     }
-    let beside = std::env::current_exe().ok().and_then(|exe| Some(exe.parent()?.join("cowlfs")));
+    let beside =
+        executable::places().into_iter().filter_map(|me| Some(me.parent()?.join("cowlfs")));
     let path = std::env::var_os("PATH").unwrap_or_default();
     let in_path = std::env::split_paths(&path).map(|dir| dir.join("cowlfs"));
-    beside.into_iter().chain(in_path).find(|file| file.is_file()).ok_or(Error::NoProgram)
+    beside.chain(in_path).find(|file| file.is_file()).ok_or(Error::NoProgram)
 }
 
 /// A mounted root filesystem.
@@ -315,10 +326,12 @@ mod tests {
 
     #[test]
     fn options_are_escaped() {
-        let lower = Lower::Layers(vec!["/a,b".into(), "/c:d\\e".into()]);
+        let directories = vec!["/a,b".into(), "/c:d\\e".into()];
+        let lower = Lower::Layers { directories, owners_kept: true };
         assert_eq!(
             options(&lower, Path::new("/x")),
-            "lowerdir=/a\\,b:/c\\:d\\\\e,upperdir=/x/upper,workdir=/x/work"
+            "lowerdir=/a\\,b:/c\\:d\\\\e,upperdir=/x/upper,workdir=/x/work,\
+             xattr_permissions=2"
         );
         let machine = Lower::Machine { store: "/s,t".into(), unmapped_to_root: true };
         assert_eq!(

@@ -22,6 +22,7 @@ mod link;
 mod name;
 mod node;
 mod place;
+pub mod root;
 mod union;
 mod whiteout;
 

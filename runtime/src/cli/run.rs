@@ -14,6 +14,7 @@ use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use super::{Context, Failure, complain, shown};
 use crate::container::record::{Bytes, now};
 use crate::container::{Config, Container, Containers, KILLED, files};
+use crate::executable;
 use crate::monitor::{self, Assignment, ENGINE_ERROR, Report};
 use crate::rootfs::Lower;
 use crate::sandbox::{Plan, Streams};
@@ -21,6 +22,7 @@ use crate::spec::{self, Defaults, Network, Spec, environment, volume};
 use crate::sys;
 use crate::sys::process::{Child, Side};
 use crate::terminal::{self, Copying, OurEnds, Raw};
+use crate::unpack::root::Model;
 use crate::userns;
 
 /// The image that needs no store: this machine's own root filesystem.
@@ -87,6 +89,7 @@ struct Chosen {
     name: String,
     id: Option<String>,
     lower: Lower,
+    root: Model,
     defaults: Defaults,
 }
 
@@ -99,6 +102,7 @@ fn machine(context: &Context) -> Chosen {
             store: context.root.canonicalize().unwrap_or_else(|_| context.root.clone()),
             unmapped_to_root: userns::inside(),
         },
+        root: Model::Machine,
         defaults: Defaults { command: vec![shell.into()], ..Defaults::default() },
     }
 }
@@ -109,7 +113,8 @@ fn image(context: &Context, name: &str) -> Result<Chosen, Failure> {
     Ok(Chosen {
         name: name.to_owned(),
         id: Some(image.id.to_string()),
-        lower: Lower::Layers(image.layer_dirs()),
+        lower: Lower::Layers { directories: image.layer_dirs(), owners_kept: userns::inside() },
+        root: image.root_attributes().map_or(Model::Implied, Model::Layer),
         defaults: Defaults {
             entrypoint: words(&image.config.entrypoint),
             command: words(&image.config.cmd),
@@ -165,13 +170,14 @@ fn prepare(args: Args, context: &Context) -> Result<Prepared, Failure> {
     let command =
         spec::command(&chosen.defaults, args.entrypoint, words.collect()).map_err(engine)?;
     let working_dir = spec::working_dir(&chosen.defaults, args.workdir).map_err(engine)?;
-    let caller = |name: &OsStr| std::env::var_os(name);
+    let caller =
+        |name: &OsStr| std::env::var_os(name).filter(|_| name != executable::ROOT_VARIABLE);
     // Checked before anything is made; the host name is known only with the id.
     environment::merge(&chosen.defaults.environment, &args.env, caller, "", args.tty)
         .map_err(engine)?;
     make_sources(&volumes)?;
     let layers = match &chosen.lower {
-        Lower::Layers(layers) => layers.clone(),
+        Lower::Layers { directories, .. } => directories.clone(),
         Lower::Machine { .. } => vec![PathBuf::from("/")],
     };
     let (container, lock) = containers
@@ -198,6 +204,7 @@ fn prepare(args: Args, context: &Context) -> Result<Prepared, Failure> {
             }
         };
         files::write(&dir, &hostname, network).map_err(engine)?;
+        chosen.root.apply(&dir.join("upper")).map_err(engine)?;
         let environment = environment::merge(
             &chosen.defaults.environment,
             &args.env,

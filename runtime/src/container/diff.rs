@@ -7,7 +7,7 @@
 //! layers below have in it; a redirected one shows the content of another place as added.
 
 use std::collections::BTreeMap;
-use std::ffi::{OsStr, OsString};
+use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
@@ -44,6 +44,16 @@ impl fmt::Display for Kind {
             Self::Deleted => "D",
         })
     }
+}
+
+/// The attribute that keeps owners which the host refuses.
+const KEPT_OWNER: &CStr = c"user.containers.override_stat";
+
+/// Something in a layer.
+#[derive(Debug)]
+struct Found {
+    place: PathBuf,
+    metadata: Metadata,
 }
 
 /// The layers below a write layer, topmost first.
@@ -97,7 +107,7 @@ fn lstat(path: &Path) -> Result<Option<Metadata>, Error> {
 
 impl Lowers {
     /// What the layers below show at `path` (relative to the root).
-    fn find(&self, path: &Path) -> Result<Option<Metadata>, Error> {
+    fn find(&self, path: &Path) -> Result<Option<Found>, Error> {
         for layer in &self.layers {
             let root = lstat(layer)?;
             let mut here = layer.clone();
@@ -118,8 +128,8 @@ impl Lowers {
                     Some(found) => opaque |= found.is_dir() && is_opaque(&here),
                 }
             }
-            if last.is_some() {
-                return Ok(last);
+            if let Some(metadata) = last {
+                return Ok(Some(Found { place: here, metadata }));
             }
             // Something that is no directory hides what lies below it in lower layers.
             if opaque || self.blocked(layer, path)? {
@@ -168,7 +178,13 @@ impl Lowers {
     }
 
     /// Whether a directory of the write layer still has the attributes it had.
-    fn same_attributes(&self, upper: &Metadata, lower: &Metadata) -> bool {
+    fn same_attributes(&self, upper: &Found, lower: &Found) -> bool {
+        // Where the host refuses owners they are kept aside, with the mode.
+        let kept = |found: &Found| attribute::of_path(&found.place, KEPT_OWNER);
+        if kept(upper) != kept(lower) {
+            return false;
+        }
+        let (upper, lower) = (&upper.metadata, &lower.metadata);
         upper.mode() == lower.mode()
             && upper.uid() == self.owner(lower.uid())
             && upper.gid() == self.owner(lower.gid())
@@ -236,7 +252,7 @@ impl Scan<'_> {
             self.shown_anew(path, &moved)?;
             return Ok(true);
         }
-        let merged = before.as_ref().filter(|before| before.is_dir());
+        let merged = before.as_ref().filter(|before| before.metadata.is_dir());
         match (merged, &origin) {
             (Some(before), Some(origin)) => {
                 let opaque = is_opaque(&place);
@@ -244,7 +260,8 @@ impl Scan<'_> {
                 if opaque {
                     changed |= self.opaque(path, origin)?;
                 }
-                let changed = changed || !self.lowers.same_attributes(&found, before);
+                let changed = changed
+                    || !self.lowers.same_attributes(&Found { place, metadata: found }, before);
                 if changed {
                     self.changes.insert(path.to_owned(), Kind::Changed);
                 }
@@ -292,7 +309,7 @@ impl Scan<'_> {
                     self.changes.insert(child.clone(), Kind::Added);
                 }
             }
-            if self.lowers.find(&old)?.is_some_and(|found| found.is_dir()) {
+            if self.lowers.find(&old)?.is_some_and(|found| found.metadata.is_dir()) {
                 self.shown_anew(&child, &old)?;
             }
         }
@@ -305,7 +322,7 @@ impl Scan<'_> {
     }
 }
 
-fn kind_of(before: Option<&Metadata>) -> Kind {
+fn kind_of(before: Option<&Found>) -> Kind {
     if before.is_some() { Kind::Changed } else { Kind::Added }
 }
 
