@@ -245,6 +245,13 @@ impl Side {
                 let fd = sys::open(self.p(path), flags, 0)?;
                 sys::write(&fd, &vec![*byte; *len]).map(|n| n.to_string())
             }
+            // FUSE with the writeback cache: the kernel keeps the modification time itself and does
+            // not touch it when truncate(2) leaves the size as it is (fuse_do_setattr).
+            Op::Truncate { path, len }
+                if std::fs::metadata(self.p(path)).is_ok_and(|m| m.len() == *len as u64) =>
+            {
+                Ok("has that size".into())
+            }
             Op::Truncate { path, len } => done(sys::truncate(self.p(path), *len)),
             Op::Read { path } => {
                 let fd = sys::open(self.p(path), libc::O_RDONLY | libc::O_NONBLOCK, 0)?;

@@ -100,3 +100,19 @@ both!(copy_up_of_a_child_does_not_touch_the_parent, |w| {
         w.remount();
     }
 });
+
+both!(truncation_to_the_same_size, |w| {
+    for n in ["by-fd", "by-name"] {
+        w.put(1, n, "12345");
+    }
+    w.mount();
+    let mtime = |n: &str| sys::lstat(w.m(n)).unwrap().st_mtime;
+    let fd = sys::open(w.m("by-fd"), libc::O_WRONLY, 0).unwrap();
+    sys::ftruncate(&fd, 5).unwrap();
+    drop(fd);
+    assert!(mtime("by-fd") > cowl_tests::tree::EXPLICIT_BEFORE, "ftruncate sets the time");
+    // With the writeback cache Linux's FUSE keeps the time of a file whose size stays, as POSIX
+    // once had it. What is shown must be what is kept.
+    sys::truncate(w.m("by-name"), 5).unwrap();
+    w.same_after_remount();
+});
