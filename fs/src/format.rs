@@ -29,6 +29,8 @@ pub enum Mark {
     Impure,
     /// An empty regular file with this is a whiteout (Linux 6.7, "xwhiteouts").
     Whiteout,
+    /// The file has attributes only; its data is the lower file's (overlayfs `metacopy`).
+    Metacopy,
     /// Our own: the [`FileKey`] that the file had before it was copied up.
     Origin,
 }
@@ -40,6 +42,7 @@ impl Mark {
             Mark::Redirect => b"redirect",
             Mark::Impure => b"impure",
             Mark::Whiteout => b"whiteout",
+            Mark::Metacopy => b"metacopy",
             Mark::Origin => b"cowl.origin",
         }
     }
@@ -106,9 +109,31 @@ pub struct XattrMarks {
 /// Reads all marks of the directory `name` in `dir`: one system call when it has no xattrs.
 pub fn dir_marks(dir: BorrowedFd<'_>, name: &[u8]) -> Result<XattrMarks> {
     let mut marks = XattrMarks::default();
+    each_mark(dir, name, |suffix, value| {
+        match suffix {
+            b"opaque" => match value()?.as_deref() {
+                Some(b"y") => marks.opaque = true,
+                Some(b"x") => marks.xwhiteouts = true,
+                _ => {}
+            },
+            b"impure" => marks.impure = true,
+            b"redirect" => marks.redirect = marks.redirect.take().or(value()?),
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(marks)
+}
+
+/// Calls `f` with the name of each mark, without its prefix, and a way to read its value.
+fn each_mark(
+    dir: BorrowedFd<'_>,
+    name: &[u8],
+    mut f: impl FnMut(&[u8], &dyn Fn() -> Result<Option<Vec<u8>>>) -> Result<()>,
+) -> Result<()> {
     let names = match sys::xattr::list(dir, name) {
         Ok(names) => names,
-        Err(e) if absent(e) => return Ok(marks),
+        Err(e) if absent(e) => return Ok(()),
         Err(e) => return Err(e),
     };
     for attr in names.split(|&b| b == 0) {
@@ -118,23 +143,35 @@ pub fn dir_marks(dir: BorrowedFd<'_>, name: &[u8]) -> Result<XattrMarks> {
             Err(e) if absent(e) => Ok(None),
             Err(e) => Err(e),
         };
-        match suffix {
-            b"opaque" => match value()?.as_deref() {
-                Some(b"y") => marks.opaque = true,
-                Some(b"x") => marks.xwhiteouts = true,
-                _ => {}
-            },
-            b"impure" => marks.impure = true,
-            b"redirect" => marks.redirect = marks.redirect.or(value()?),
-            _ => {}
-        }
+        f(suffix, &value)?;
     }
-    Ok(marks)
+    Ok(())
 }
 
-/// The origin recorded at copy-up.
-pub fn origin(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<FileKey>> {
-    Ok(read(dir, name, Mark::Origin)?.and_then(|v| FileKey::from_bytes(&v)))
+/// The marks an object carries in its xattrs when it was copied up.
+#[derive(Debug, Default)]
+pub struct ObjectMarks {
+    /// Which object it was.
+    pub origin: Option<FileKey>,
+    /// Its data is still that of the lower file.
+    pub metacopy: bool,
+    /// Where the layers below hold that, if not under the same name.
+    pub redirect: Option<Vec<u8>>,
+}
+
+/// Reads the marks of the object `name` in `dir`: one system call when it has no xattrs.
+pub fn object_marks(dir: BorrowedFd<'_>, name: &[u8]) -> Result<ObjectMarks> {
+    let mut marks = ObjectMarks::default();
+    each_mark(dir, name, |suffix, value| {
+        match suffix {
+            b"cowl.origin" => marks.origin = value()?.and_then(|v| FileKey::from_bytes(&v)),
+            b"metacopy" => marks.metacopy = true,
+            b"redirect" => marks.redirect = value()?,
+            _ => {}
+        }
+        Ok(())
+    })?;
+    Ok(marks)
 }
 
 /// The name that an AUFS whiteout file hides; `None` when `name` is no such file.

@@ -100,6 +100,8 @@ impl fmt::Display for FileKey {
 #[derive(Debug, Default)]
 pub struct FsTable {
     devs: Vec<u64>,
+    /// How many of them are the roots' own; others are numbered as they are met.
+    stable: usize,
 }
 
 impl FsTable {
@@ -110,6 +112,16 @@ impl FsTable {
         }
         self.devs.push(dev);
         (self.devs.len() - 1).min(usize::from(u16::MAX)) as u16
+    }
+
+    /// Ends the numbering that is the same at every mount.
+    pub fn seal(&mut self) {
+        self.stable = self.devs.len();
+    }
+
+    /// Whether a number means the same filesystem at every mount of the same layers.
+    pub fn is_stable(&self, number: u16) -> bool {
+        usize::from(number) < self.stable
     }
 
     /// The number of `dev`, if it is one of the mount's.

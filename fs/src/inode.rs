@@ -47,6 +47,8 @@ pub struct State {
     pub links: Vec<Link>,
     /// Where the object is.
     pub place: Place,
+    /// The lower file that has the data, where the object itself has attributes only.
+    pub data: Option<LowerRef>,
     /// An open descriptor of an upper object that has no (known) name any more.
     pub held: Option<Arc<OwnedFd>>,
     /// Link count in the union, where it is not that of the object.
@@ -71,10 +73,13 @@ pub struct DirPart {
 pub struct Names {
     /// The lowers that (may) merge, topmost first; cut at the first opaque one by the scan.
     pub lowers: Arc<[LowerRef]>,
-    /// The union of the lowers shows its content at this path (it, not an ancestor, was renamed).
+    /// Where the union of the lowers shows its content, if it (not an ancestor) was renamed: a path
+    /// with a leading slash, or the name that it had in the same directory.
     pub redirect: Option<Vec<u8>>,
     /// The result of the scan.
     pub merged: Option<Merged>,
+    /// Which of the lowers are marked as holding copied-up entries.
+    pub impure_lowers: Vec<bool>,
     /// The upper directory is marked as holding copied-up entries.
     pub impure: bool,
     /// The default ACL that new objects inherit: not asked yet, none, or the xattr value.

@@ -75,14 +75,23 @@ pub struct DirMarks {
     pub opaque: bool,
     /// The layers below hold its content at this path (overlayfs `redirect`).
     pub redirect: Option<Vec<u8>>,
+    /// It holds objects that were copied up from the layers below.
+    pub impure: bool,
+}
+
+/// A file that has only attributes; the layers below have its data (overlayfs `metacopy`).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Metacopy {
+    /// Where: a path, or a name in the same directory; `None`: under the same name.
+    pub redirect: Option<Vec<u8>>,
 }
 
 /// A read-only layer.
 pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Its root directory.
     fn root(&self) -> LowerRef;
-    /// The device number (`st_dev`) its inode numbers belong to.
-    fn dev(&self) -> u64;
+    /// The device number (`st_dev`) that the inode numbers listed in `dir` belong to.
+    fn dev(&self, dir: &LowerRef) -> Result<u64>;
     /// What it holds under `name` in `dir`.
     fn lookup(&self, dir: &LowerRef, name: &[u8]) -> Result<Found>;
     /// The position of `name`, which a listing of `dir` has just shown to be a `kind`.
@@ -96,6 +105,8 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     ) -> Result<DirMarks>;
     /// The marks on `dir`, without listing it.
     fn marks(&self, dir: &LowerRef) -> Result<DirMarks>;
+    /// Whether the file has its data elsewhere; asked only in directories marked impure.
+    fn metacopy(&self, at: &LowerRef) -> Result<Option<Metacopy>>;
     /// Attributes.
     fn attr(&self, at: &LowerRef) -> Result<Attr>;
     /// Birth time, where known.

@@ -7,7 +7,7 @@
 //! module. No data is copied and nothing is synced under anything wider than one file's `copying`.
 
 use std::collections::HashMap;
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -15,7 +15,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 
 use crate::attr::{Attr, Kind};
 use crate::fdcache::FdCache;
-use crate::format;
+use crate::format::{self, Mark};
 use crate::ident::{FileKey, FsTable, LayerId, NodeId};
 use crate::idmap::IdMap;
 use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
@@ -30,6 +30,7 @@ mod create;
 mod data;
 mod link;
 mod lookup;
+mod metacopy;
 mod readdir;
 mod rename;
 mod scan;
@@ -60,7 +61,7 @@ pub struct Overlay {
     settings: Settings,
     lowers: Vec<Box<dyn Layer>>,
     upper: Option<Upper>,
-    fs: FsTable,
+    fs: RwLock<FsTable>,
     nodes: Table,
     fds: Arc<FdCache>,
     /// The files of the hard-link index by their inode number in the upper: an upper name leads to
@@ -96,8 +97,9 @@ impl Overlay {
             fs.add(upper.dev());
         }
         for layer in &lowers {
-            fs.add(layer.dev());
+            fs.add(layer.dev(&layer.root())?);
         }
+        fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
         let nodes = Table::new();
         let (attr, place) = match (&upper, roots.first(), lowers.first()) {
@@ -105,12 +107,18 @@ impl Overlay {
             (None, Some(root), Some(layer)) => (layer.attr(root)?, Place::Lower(root.clone())),
             _ => return Err(Errno::EINVAL),
         };
-        let key = FileKey { fs: fs.number(attr.dev).unwrap_or(0), ino: attr.ino };
+        let key = FileKey { fs: fs.add(attr.dev), ino: attr.ino };
         let root = nodes.insert(Node {
             id: nodes.new_id(),
             key,
             kind: Kind::Dir,
-            state: RwLock::new(State { links: Vec::new(), place, held: None, nlink: None }),
+            state: RwLock::new(State {
+                links: Vec::new(),
+                place,
+                data: None,
+                held: None,
+                nlink: None,
+            }),
             copying: Mutex::new(()),
             dir: Some(Box::new(DirPart {
                 key: fds.new_key(),
@@ -121,9 +129,10 @@ impl Overlay {
             keyed: AtomicBool::new(false),
         });
         let indexed = match &upper {
-            Some(upper) => upper.indexed()?.into_iter().collect(),
+            Some(upper) => upper.indexed(|key| fs.is_stable(key.fs))?.into_iter().collect(),
             None => HashMap::new(),
         };
+        let fs = RwLock::new(fs);
         let indexed = Mutex::new(indexed);
         Ok(Overlay {
             indexed,
@@ -184,7 +193,20 @@ impl Overlay {
 
     /// The identity of a host object with these attributes.
     fn key_of(&self, attr: &Attr) -> FileKey {
-        FileKey { fs: self.fs.number(attr.dev).unwrap_or(u16::MAX), ino: attr.ino }
+        FileKey { fs: self.fs_number(attr.dev), ino: attr.ino }
+    }
+
+    /// The number of a filesystem; one met for the first time (mounted inside a layer) is added.
+    fn fs_number(&self, dev: u64) -> u16 {
+        let known = self.fs.read().number(dev);
+        known.unwrap_or_else(|| self.fs.write().add(dev))
+    }
+
+    /// Records with a copied-up object which one it was, if that means the same at the next mount.
+    fn mark_origin(&self, upper: &Upper, dir: BorrowedFd<'_>, name: &[u8], key: FileKey) {
+        if self.fs.read().is_stable(key.fs) {
+            upper.set_soft_mark(dir, name, Mark::Origin, &key.to_bytes());
+        }
     }
 
     /// The descriptor of a directory's upper directory.
@@ -230,7 +252,7 @@ impl Overlay {
     fn with_upper<T>(
         &self,
         node: &Arc<Node>,
-        f: impl FnOnce(std::os::fd::BorrowedFd<'_>, &[u8]) -> Result<T>,
+        f: impl FnOnce(BorrowedFd<'_>, &[u8]) -> Result<T>,
     ) -> Result<T> {
         if node.id == NodeId::ROOT {
             return f(self.need_upper()?.root(), b"");
@@ -280,6 +302,7 @@ impl Names {
             lowers: lowers.into(),
             redirect: None,
             merged: None,
+            impure_lowers: Vec::new(),
             impure: false,
             default_acl: None,
             removed: false,

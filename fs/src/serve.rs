@@ -8,6 +8,7 @@
 mod dispatch;
 mod policy;
 mod reply;
+mod seek;
 mod session;
 mod wire;
 

@@ -218,6 +218,9 @@ impl Upper {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
+        if self.features.namespace == Namespace::None && name == format::AUFS_OPAQUE {
+            return Err(Errno::EINVAL);
+        }
         if self.features.whiteouts == WhiteoutForm::Aufs {
             if name.starts_with(format::AUFS_WHITEOUT) {
                 return Err(Errno::EINVAL);
@@ -292,7 +295,8 @@ impl Upper {
         whiteout: bool,
         bare: bool,
     ) -> Result<()> {
-        if bare && !whiteout {
+        // Without xattrs there may be an opaque marker file that users do not see.
+        if bare && !whiteout && self.features.namespace != Namespace::None {
             return sys::dir::rmdirat(dir, name);
         }
         let tmp = self.temp_name();
@@ -417,18 +421,31 @@ impl Upper {
         let _may_be_absent = sys::dir::unlinkat(self.index(), &count_name(key));
     }
 
-    /// All files of the index: the inode number of each in the upper, and its identity.
+    /// All files of the index: the inode number of each in the upper, and its identity. Those whose
+    /// identity does not mean anything at this mount any more are removed from it.
     ///
     /// # Errors
     /// Errors of listing the index.
-    pub fn indexed(&self) -> Result<Vec<(u64, FileKey)>> {
-        let mut out = Vec::new();
+    pub fn indexed(&self, stable: impl Fn(FileKey) -> bool) -> Result<Vec<(u64, FileKey)>> {
+        let mut keys = Vec::new();
         sys::dir::list(self.index(), |e| {
-            if let Some(key) = FileKey::parse(e.name) {
-                out.push((sys::dir::statat(self.index(), e.name)?.ino, key));
-            }
+            keys.extend(FileKey::parse(e.name.strip_suffix(COUNT).unwrap_or(e.name)));
             Ok(())
         })?;
+        let mut out = Vec::new();
+        for key in keys {
+            let name = Self::index_name(key);
+            if !stable(key) {
+                self.forget_count(key);
+                let _may_be_absent = sys::dir::unlinkat(self.index(), &name);
+                continue;
+            }
+            match sys::dir::statat(self.index(), &name) {
+                Ok(attr) => out.push((attr.ino, key)),
+                Err(Errno::ENOENT) => {} // only its count is kept
+                Err(e) => return Err(e),
+            }
+        }
         Ok(out)
     }
 
@@ -445,8 +462,11 @@ impl Upper {
     }
 }
 
+/// Ends the name of a record of a link count.
+const COUNT: &[u8] = b".count";
+
 fn count_name(key: FileKey) -> Vec<u8> {
-    format!("{key}.count").into_bytes()
+    [key.to_string().as_bytes(), COUNT].concat()
 }
 
 /// Tries out, in the work directory, what the filesystem can do.

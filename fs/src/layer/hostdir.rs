@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 use std::sync::Arc;
 
-use super::{At, DirMarks, Found, Layer, Listed, LowerData, LowerRef};
+use super::{At, DirMarks, Found, Layer, Listed, LowerData, LowerRef, Metacopy};
 use crate::attr::{Attr, Kind, Time};
 use crate::fdcache::{DirKey, FdCache};
 use crate::format::{self, Mark};
@@ -152,8 +152,8 @@ impl Layer for HostLayer {
         LowerRef { layer: self.id, at: At::HostDir(Arc::clone(&self.root)) }
     }
 
-    fn dev(&self) -> u64 {
-        self.dev
+    fn dev(&self, at: &LowerRef) -> Result<u64> {
+        Ok(sys::dir::fstat(self.dir_fd(self.dir(at)?)?.as_fd())?.dev)
     }
 
     fn lookup(&self, at: &LowerRef, name: &[u8]) -> Result<Found> {
@@ -208,7 +208,7 @@ impl Layer for HostLayer {
     ) -> Result<DirMarks> {
         let dir = self.dir(at)?;
         if dir.foreign {
-            return Ok(DirMarks { opaque: true, redirect: None });
+            return Ok(DirMarks { opaque: true, ..DirMarks::default() });
         }
         let fd = self.dir_fd(dir)?;
         let marks = format::dir_marks(fd.as_fd(), b"")?;
@@ -244,13 +244,13 @@ impl Layer for HostLayer {
             }
             sink(Listed { name: e.name, ino: e.ino, kind })
         })?;
-        Ok(DirMarks { opaque, redirect: marks.redirect })
+        Ok(DirMarks { opaque, redirect: marks.redirect, impure: marks.impure })
     }
 
     fn marks(&self, at: &LowerRef) -> Result<DirMarks> {
         let dir = self.dir(at)?;
         if dir.foreign {
-            return Ok(DirMarks { opaque: true, redirect: None });
+            return Ok(DirMarks { opaque: true, ..DirMarks::default() });
         }
         let fd = self.dir_fd(dir)?;
         let marks = format::dir_marks(fd.as_fd(), b"")?;
@@ -260,7 +260,13 @@ impl Layer for HostLayer {
                 Err(Errno::ENOENT | Errno::EACCES) => false,
                 Err(e) => return Err(e),
             };
-        Ok(DirMarks { opaque, redirect: marks.redirect })
+        Ok(DirMarks { opaque, redirect: marks.redirect, impure: marks.impure })
+    }
+
+    fn metacopy(&self, at: &LowerRef) -> Result<Option<Metacopy>> {
+        let (fd, name) = self.reach(at)?;
+        let marks = format::object_marks(fd.as_fd(), name)?;
+        Ok(marks.metacopy.then_some(Metacopy { redirect: marks.redirect }))
     }
 
     fn attr(&self, at: &LowerRef) -> Result<Attr> {

@@ -36,7 +36,8 @@ impl Overlay {
     pub(super) fn ensure_upper(&self, node: &Arc<Node>, amount: Amount) -> Result<()> {
         let upper = self.need_upper()?;
         if node.in_upper() {
-            return Ok(());
+            let attributes_only = node.state.read().data.is_some();
+            return if attributes_only { self.complete(node, amount) } else { Ok(()) };
         }
         if node.dir.is_some() {
             return self.ensure_upper_dir(node);
@@ -48,9 +49,10 @@ impl Overlay {
             self.ensure_upper_dir(&link.parent)?;
         }
         let several = node.keyed.load(std::sync::atomic::Ordering::Relaxed);
+        let source = node.state.read().data.clone();
         let tmp = upper.temp_name();
         let made = self
-            .copy_object(upper, &lower, &tmp, amount)
+            .copy_object(upper, &lower, source.as_ref(), &tmp, amount)
             .and_then(|()| self.publish_file(upper, node, &tmp, several));
         if made.is_err() {
             let _may_be_absent = sys::dir::unlinkat(upper.work(), &tmp);
@@ -66,7 +68,7 @@ impl Overlay {
         tmp: &[u8],
         several: bool,
     ) -> Result<()> {
-        upper.set_soft_mark(upper.work(), tmp, Mark::Origin, &node.key.to_bytes());
+        self.mark_origin(upper, upper.work(), tmp, node.key);
         loop {
             let Some(link) = node.state.read().links.first().cloned() else {
                 return self.publish_nameless(upper, node, tmp, several);
@@ -93,6 +95,7 @@ impl Overlay {
             upper.restore_times(fd.as_fd(), &before);
             let mut state = node.state.write();
             state.place = if several { Place::Index } else { Place::Upper };
+            state.data = None;
             self.fds.drop_data(node.id);
             drop(state);
             if let Some(m) = &mut names.merged {
@@ -145,6 +148,7 @@ impl Overlay {
         let mut state = node.state.write();
         state.held = held;
         state.place = if named { Place::Index } else { Place::Upper };
+        state.data = None;
         self.fds.drop_data(node.id);
         Ok(())
     }
@@ -167,7 +171,7 @@ impl Overlay {
         let Place::Lower(lower) = self.place(node) else { return Ok(()) };
         let tmp = upper.temp_name();
         let made = self
-            .copy_object(upper, &lower, &tmp, Amount::Whole)
+            .copy_object(upper, &lower, None, &tmp, Amount::Whole)
             .and_then(|()| self.publish_dir(upper, node, &tmp));
         if made.is_err() {
             let _may_be_absent = sys::dir::rmdirat(upper.work(), &tmp);
@@ -176,7 +180,7 @@ impl Overlay {
     }
 
     fn publish_dir(&self, upper: &Upper, node: &Arc<Node>, tmp: &[u8]) -> Result<()> {
-        upper.set_soft_mark(upper.work(), tmp, Mark::Origin, &node.key.to_bytes());
+        self.mark_origin(upper, upper.work(), tmp, node.key);
         let _tree = self.tree.read_recursive();
         let link = node.state.read().links.first().cloned().ok_or(Errno::ENOENT)?;
         let mut names = self.names(&link.parent)?;
@@ -222,11 +226,12 @@ impl Overlay {
         Ok(())
     }
 
-    /// Copies a lower object to the work directory, complete.
+    /// Copies a lower object to the work directory, complete; its data may be that of another file.
     fn copy_object(
         &self,
         upper: &Upper,
         lower: &LowerRef,
+        data: Option<&LowerRef>,
         tmp: &[u8],
         amount: Amount,
     ) -> Result<()> {
@@ -246,7 +251,8 @@ impl Overlay {
                     Amount::Prefix(n) => n.min(attr.size),
                 };
                 if len > 0 {
-                    copy_data(layer.open(lower)?.fd(), to.as_fd(), len)?;
+                    let source = data.unwrap_or(lower);
+                    copy_data(self.layer(source.layer)?.open(source)?.fd(), to.as_fd(), len)?;
                 }
                 if len < attr.size {
                     sys::file::ftruncate(to.as_fd(), len)?;
@@ -323,7 +329,7 @@ pub(super) fn hold(dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<Owned
 }
 
 /// Copies the first `len` bytes, sharing blocks where the filesystem can and keeping holes.
-fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
+pub(super) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
     if sys::file::clone(from, to).is_ok() {
         return Ok(());
     }

@@ -158,6 +158,7 @@ impl Overlay {
             state: RwLock::new(State {
                 links: vec![Link { parent: Arc::clone(parent), name: name.into() }],
                 place: Place::Upper,
+                data: None,
                 held: None,
                 nlink: None,
             }),
@@ -323,6 +324,7 @@ impl Overlay {
             state: RwLock::new(State {
                 links: Vec::new(),
                 place: Place::Upper,
+                data: None,
                 held: Some(Arc::new(file)),
                 nlink: None,
             }),

@@ -35,7 +35,11 @@ impl Overlay {
         }
         if !write {
             let state = node.state.read();
-            if let Place::Lower(at) = &state.place {
+            let lower = match &state.place {
+                Place::Lower(at) => Some(state.data.as_ref().unwrap_or(at)),
+                _ => state.data.as_ref(),
+            };
+            if let Some(at) = lower {
                 let data = DataFd { fd: self.layer(at.layer)?.open(at)?.fd, writable: false };
                 self.fds.put_data(node.id, &data);
                 return Ok(data);

@@ -6,15 +6,24 @@ use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use parking_lot::{Mutex, RwLock};
 
-use super::{Looked, Overlay, add_link, soft};
+use super::{Looked, Overlay, add_link};
 use crate::attr::{Attr, Kind};
 use crate::format;
 use crate::ident::{FileKey, NodeId};
 use crate::inode::{DirPart, Link, Names, Node, Place, State};
-use crate::layer::LowerRef;
+use crate::layer::{LowerRef, Metacopy};
 use crate::merge::{Entry, Flags};
 use crate::sys::{self, Errno, NAME_MAX, Result};
 use crate::upper::Upper;
+
+/// What a name leads to.
+struct Spot {
+    attr: Attr,
+    place: Place,
+    key: FileKey,
+    /// The lower file with its data, where it has none itself.
+    data: Option<LowerRef>,
+}
 
 impl Overlay {
     /// Finds `name` in the directory `parent`. The caller gives the pin on the node back with
@@ -66,13 +75,10 @@ impl Overlay {
         {
             return self.looked(node);
         }
-        let (attr, place, key) = if entry.flags.has(Flags::UPPER) {
+        let Spot { attr, place, key, data } = if entry.flags.has(Flags::UPPER) {
             self.find_upper(parent, names, name)?
         } else {
-            let lower = self.lower_child(names, name, entry)?;
-            let attr = self.layer(lower.layer)?.attr(&lower)?;
-            let key = self.key_of(&attr);
-            (attr, Place::Lower(lower), key)
+            self.find_lower(names, name, entry)?
         };
         let several = attr.kind != Kind::Dir && attr.nlink > 1;
         // Also with one link left: the node may be alive through a name that is gone, held open.
@@ -110,6 +116,7 @@ impl Overlay {
             state: RwLock::new(State {
                 links: vec![Link { parent: Arc::clone(parent), name: name.into() }],
                 place,
+                data,
                 held: None,
                 nlink,
             }),
@@ -142,31 +149,41 @@ impl Overlay {
         }
     }
 
-    fn find_upper(
-        &self,
-        parent: &Arc<Node>,
-        names: &Names,
-        name: &[u8],
-    ) -> Result<(Attr, Place, FileKey)> {
+    fn find_upper(&self, parent: &Arc<Node>, names: &Names, name: &[u8]) -> Result<Spot> {
         let fd = self.upper_dir_fd(parent)?;
         let attr = self.settings.ownership.stat(fd.as_fd(), name)?;
         let mut key = self.key_of(&attr);
+        let mut data = None;
         let indexed =
             if attr.nlink > 1 { self.indexed.lock().get(&attr.ino).copied() } else { None };
-        if let Some(indexed) = indexed {
-            key = indexed;
-        } else if names.impure
-            && let Some(origin) = soft(format::origin(fd.as_fd(), name))?
-        {
-            key = origin;
+        if names.impure {
+            let marks = format::object_marks(fd.as_fd(), name)?;
+            key = marks.origin.unwrap_or(key);
+            if marks.metacopy && attr.kind == Kind::File {
+                let source = Metacopy { redirect: marks.redirect };
+                data = Some(self.data_below(&names.lowers, name, &source)?);
+            }
         }
-        Ok((attr, Place::Upper, key))
+        Ok(Spot { attr, place: Place::Upper, key: indexed.unwrap_or(key), data })
     }
 
-    fn lower_child(&self, names: &Names, name: &[u8], entry: &Entry) -> Result<LowerRef> {
-        let at = entry.lower.ok_or(Errno::EIO)?;
-        let dir = names.lowers.get(usize::from(at)).ok_or(Errno::EIO)?;
-        self.layer(dir.layer)?.child(dir, name, entry.kind)
+    fn find_lower(&self, names: &Names, name: &[u8], entry: &Entry) -> Result<Spot> {
+        let at = usize::from(entry.lower.ok_or(Errno::EIO)?);
+        let dir = names.lowers.get(at).ok_or(Errno::EIO)?;
+        let layer = self.layer(dir.layer)?;
+        let lower = layer.child(dir, name, entry.kind)?;
+        let attr = layer.attr(&lower)?;
+        let impure = names.impure_lowers.get(at).copied().unwrap_or(false);
+        let mut data = None;
+        if impure
+            && attr.kind == Kind::File
+            && let Some(source) = layer.metacopy(&lower)?
+        {
+            let below = names.lowers.get(at + 1..).unwrap_or_default();
+            data = Some(self.data_below(below, name, &source)?);
+        }
+        let key = self.key_of(&attr);
+        Ok(Spot { attr, place: Place::Lower(lower), key, data })
     }
 
     /// For a file with several names: where it really is, and its link count if that is kept.

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use super::copyup::Amount;
 use super::{Looked, Overlay, lock_two};
 use crate::attr::Kind;
-use crate::format::Mark;
+use crate::format::{Mark, Namespace};
 use crate::ident::NodeId;
 use crate::inode::{Link, Names, Node};
 use crate::merge::{Entry, Flags, Merged};
@@ -202,7 +202,7 @@ impl Overlay {
                     .set_mark(at.fd.as_fd(), at.name, Mark::Redirect, &value)
                     .map_err(|e| if e == Errno::EOPNOTSUPP { Errno::EXDEV } else { e })?;
                 let mut names = node.dir()?.merged.lock();
-                names.redirect = Some(path.to_vec());
+                names.redirect = Some(value);
                 Ok(())
             }
             None if below => upper.set_opaque(at.fd.as_fd(), at.name),
@@ -228,7 +228,8 @@ impl Overlay {
         }
         if entry.flags.has(Flags::UPPER) {
             let held = self.upper_dir_fd(target)?;
-            if !m.whiteouts().is_empty() {
+            let marker = upper.features().namespace == Namespace::None;
+            if marker || !m.whiteouts().is_empty() {
                 upper.strip_dir(to.fd.as_fd(), to.name)?;
             }
             target.state.write().held = Some(held);

@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::Overlay;
 use crate::attr::Kind;
-use crate::format::{self, Mark};
+use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, LayerId};
 use crate::inode::{Names, Node};
 use crate::layer::{DirMarks, Found, LowerRef};
@@ -38,6 +38,8 @@ impl Overlay {
     fn scan(&self, node: &Arc<Node>, names: &mut Names) -> Result<()> {
         let mut merged = Merged::new(Arc::clone(&node.dir()?.links));
         let mut lowers = names.lowers.to_vec();
+        // Lowers found by following a redirect have had their own redirects followed.
+        let mut resolved = false;
         if node.in_upper() {
             let fd = self.upper_dir_fd(node)?;
             let marks = format::dir_marks(fd.as_fd(), b"")?;
@@ -48,33 +50,36 @@ impl Overlay {
                 lowers.clear();
             } else if let Some(target) = marks.redirect {
                 lowers = match target.strip_prefix(b"/") {
-                    Some(path) => {
-                        names.redirect = Some(path.to_vec());
-                        self.resolve(path, 0, 0)?
-                    }
+                    Some(path) => self.resolve(path, 0, 0)?,
                     None => self.step(&node.dir()?.parent_lowers, &target, 0)?,
                 };
+                names.redirect = Some(target);
+                resolved = true;
             }
         }
+        let mut impure = Vec::new();
         let mut at = 0;
         while let Some(dir) = lowers.get(at).cloned() {
             let number = at as u16;
             let layer = self.layer(dir.layer)?;
-            let fs = self.fs.number(layer.dev()).unwrap_or(0);
+            let fs = self.fs_number(layer.dev(&dir)?);
             let marks = layer.list(&dir, &mut |e| {
                 let ino = FileKey { fs, ino: e.ino }.shown().0;
                 merged.scan_lower(e.name, e.kind, ino, number);
                 Ok(())
             })?;
+            impure.push(marks.impure);
             at += 1;
             if marks.opaque {
                 lowers.truncate(at);
-            } else if let Some(target) = &marks.redirect {
+            } else if let (Some(target), false) = (&marks.redirect, resolved) {
                 lowers.truncate(at);
                 lowers.extend(self.beyond(&dir, target, &node.dir()?.parent_lowers, 0)?);
+                resolved = true;
             }
         }
         merged.finish_scan();
+        names.impure_lowers = impure;
         names.lowers = lowers.into();
         names.merged = Some(merged);
         Ok(())
@@ -89,7 +94,12 @@ impl Overlay {
     ) -> Result<()> {
         let upper = self.need_upper()?;
         let aufs = upper.features().whiteouts == WhiteoutForm::Aufs;
+        let opaque_files = upper.features().namespace == Namespace::None;
         sys::dir::list(fd, |e| {
+            if opaque_files && e.name == format::AUFS_OPAQUE {
+                *opaque = true;
+                return Ok(());
+            }
             if aufs && e.name.starts_with(format::AUFS_WHITEOUT) {
                 *opaque |= e.name == format::AUFS_OPAQUE;
                 if let Some(hidden) = format::aufs_hidden(e.name) {
@@ -112,9 +122,9 @@ impl Overlay {
                 }
                 kind = Some(attr.kind);
             }
-            let mut key = FileKey { fs: self.fs.number(upper.dev()).unwrap_or(0), ino: e.ino };
+            let mut key = FileKey { fs: self.fs_number(upper.dev()), ino: e.ino };
             if marks.impure
-                && let Some(origin) = super::soft(format::origin(fd, e.name))?
+                && let Some(origin) = format::object_marks(fd, e.name)?.origin
             {
                 key = origin;
             }
@@ -145,7 +155,7 @@ impl Overlay {
     }
 
     /// The directories that the union of the layers from `first` on shows at `path`.
-    fn resolve(&self, path: &[u8], first: u16, depth: usize) -> Result<Vec<LowerRef>> {
+    pub(super) fn resolve(&self, path: &[u8], first: u16, depth: usize) -> Result<Vec<LowerRef>> {
         let mut stack: Vec<LowerRef> =
             self.lowers.iter().map(|l| l.root()).filter(|r| r.layer >= LayerId(first)).collect();
         for name in path.split(|&b| b == b'/').filter(|n| !n.is_empty()) {
@@ -167,7 +177,7 @@ impl Overlay {
                 Found::Whiteout => break,
                 Found::Object(_, attr) if attr.kind != Kind::Dir => break,
                 Found::Object(found, _) => {
-                    let DirMarks { opaque, redirect } = layer.marks(&found)?;
+                    let DirMarks { opaque, redirect, .. } = layer.marks(&found)?;
                     out.push(found.clone());
                     if opaque {
                         break;
@@ -187,12 +197,14 @@ impl Overlay {
         let mut names: Vec<Vec<u8>> = Vec::new();
         let mut at = Arc::clone(node);
         loop {
-            if let Some(redirect) = &self.names(&at)?.redirect {
-                names.push(redirect.clone());
+            let redirect = self.names(&at)?.redirect.clone();
+            if let Some(path) = redirect.as_deref().and_then(|r| r.strip_prefix(b"/")) {
+                names.push(path.to_vec());
                 break;
             }
             let Some(link) = at.state.read().links.first().cloned() else { break };
-            names.push(link.name.to_vec());
+            // A redirect without a slash is the name that it had in the same directory.
+            names.push(redirect.unwrap_or_else(|| link.name.to_vec()));
             at = link.parent;
         }
         names.reverse();

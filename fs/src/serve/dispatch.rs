@@ -1,6 +1,7 @@
 //! From a request to an operation of the union and back.
 
 use super::reply::{self, Body};
+use super::seek::Seek;
 use super::session::{Answer, Scratch, Session};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
 use crate::attr::{Kind, Time};
@@ -160,9 +161,12 @@ impl Session {
             }
             op::LSEEK => {
                 body.u64()?;
-                let (offset, whence) = (body.u64()?, body.u32()?);
-                let at = o.seek(node, offset, whence as i32)?;
-                s.body.u64(at);
+                let (offset, whence) = (body.u64()?, body.u32()? as i32);
+                if let Some(seeks) = &*self.seeks.lock() {
+                    let seek = Seek { unique: head.unique, node, offset, whence };
+                    return seeks.send(seek).map(|()| Answer::Later).map_err(|_| Errno::EIO);
+                }
+                s.body.u64(o.seek(node, offset, whence)?);
             }
             op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => {
                 body.u64()?;

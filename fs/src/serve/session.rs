@@ -4,9 +4,13 @@
 use std::io::IoSlice;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::Arc;
+use std::sync::mpsc::Sender;
+
+use parking_lot::Mutex;
 
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::reply;
+use super::seek::{self, Seek};
 use super::wire::{self, op};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
@@ -22,6 +26,9 @@ pub struct Session {
     pub(super) device: OwnedFd,
     pub(super) policy: Policy,
     pub(super) agreed: Agreed,
+    /// Where seeks are handed to that must not hold up a serving thread; `None` while not serving,
+    /// and where the kernel holds no dirty pages.
+    pub(super) seeks: Mutex<Option<Sender<Seek>>>,
 }
 
 impl Session {
@@ -59,7 +66,7 @@ impl Session {
             let offered = u64::from(low) | (u64::from(high) << 32);
             let agreed = policy::negotiate(&policy, offered, max_readahead);
             send(&device, head.unique, 0, agreed.reply().bytes())?;
-            return Ok(Session { overlay, device, policy, agreed });
+            return Ok(Session { overlay, device, policy, agreed, seeks: Mutex::new(None) });
         }
     }
 
@@ -78,6 +85,12 @@ impl Session {
     /// # Errors
     /// The errno of a thread that could not go on.
     pub fn run(self: &Arc<Session>) -> Result<()> {
+        let mut seeking = None;
+        if self.policy.writeback {
+            let (sender, thread) = seek::start(self)?;
+            *self.seeks.lock() = Some(sender);
+            seeking = Some(thread);
+        }
         let mut threads = Vec::new();
         for i in 1..self.policy.threads.max(1) {
             let session = Arc::clone(self);
@@ -93,6 +106,10 @@ impl Session {
                 Ok(result) => done = done.and(result),
                 Err(_panicked) => done = done.and(Err(Errno::EIO)),
             }
+        }
+        drop(self.seeks.lock().take());
+        if seeking.is_some_and(|thread| thread.join().is_err()) {
+            done = done.and(Err(Errno::EIO));
         }
         done
     }
@@ -136,6 +153,7 @@ impl Session {
                 let data = scratch.data.get(..n).ok_or(Errno::EIO)?;
                 send(&self.device, head.unique, 0, data)
             }
+            Ok(Answer::Later) => Ok(()),
             Err(e) => send(&self.device, head.unique, -(e as i32), &[]),
         };
         match sent {
@@ -169,10 +187,12 @@ pub(super) enum Answer {
     Body,
     /// The first so many bytes of the scratch's data.
     Data(usize),
+    /// Another thread sends it.
+    Later,
 }
 
 /// Sends a reply.
-fn send(device: &OwnedFd, unique: u64, error: i32, body: &[u8]) -> Result<()> {
+pub(super) fn send(device: &OwnedFd, unique: u64, error: i32, body: &[u8]) -> Result<()> {
     let len = (reply::HEADER + body.len()) as u32;
     let mut head = [0u8; reply::HEADER];
     let (a, rest) = head.split_at_mut(4);

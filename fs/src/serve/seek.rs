@@ -1,0 +1,75 @@
+//! `SEEK_DATA` and `SEEK_HOLE` under the writeback cache.
+//!
+//! The kernel asks us where a file has data, but may itself hold pages that it has not written to us
+//! yet: to us they are holes, and a copying program would take them for zeros. So the kernel is first
+//! told to drop what it caches of the file, which writes dirty pages back; only then the host is
+//! asked. Those writes are requests of their own, which the serving threads must be free to take:
+//! seeking has a thread of its own, and one seek is done at a time.
+
+use std::io::IoSlice;
+use std::os::fd::AsFd;
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::thread::JoinHandle;
+
+use super::reply::{self, Body};
+use super::session::{Session, send};
+use crate::ident::NodeId;
+use crate::sys::{self, Errno, Result};
+
+/// `FUSE_NOTIFY_INVAL_INODE`.
+const NOTIFY_INVAL_INODE: i32 = 2;
+
+/// A seek to be answered.
+#[derive(Debug)]
+pub(super) struct Seek {
+    /// Number of the request.
+    pub unique: u64,
+    /// The file.
+    pub node: NodeId,
+    /// From where.
+    pub offset: u64,
+    /// `SEEK_DATA` or `SEEK_HOLE`.
+    pub whence: i32,
+}
+
+/// Starts the thread that answers seeks; it ends when the sender is dropped.
+///
+/// # Errors
+/// `EAGAIN` when no thread can be started.
+pub(super) fn start(session: &Arc<Session>) -> Result<(Sender<Seek>, JoinHandle<()>)> {
+    let (sender, seeks) = channel();
+    let session = Arc::clone(session);
+    let thread = std::thread::Builder::new()
+        .name("cowlfs-seek".into())
+        .spawn(move || answer_all(&session, &seeks))
+        .map_err(|_| Errno::EAGAIN)?;
+    Ok((sender, thread))
+}
+
+fn answer_all(session: &Session, seeks: &Receiver<Seek>) {
+    while let Ok(seek) = seeks.recv() {
+        let found = write_back(session, seek.node)
+            .and_then(|()| session.overlay.seek(seek.node, seek.offset, seek.whence));
+        let mut body = Body::default();
+        let sent = match found {
+            Ok(at) => send(&session.device, seek.unique, 0, body.u64(at).bytes()),
+            Err(e) => send(&session.device, seek.unique, -(e as i32), &[]),
+        };
+        // Whoever asked may be gone, or the mount: the serving threads see that for themselves.
+        let _nobody_waits = sent;
+    }
+}
+
+/// Makes the kernel write back and drop what it caches of a file.
+fn write_back(session: &Session, node: NodeId) -> Result<()> {
+    let mut body = Body::default();
+    body.u64(node.0).u64(0).u64(0); // from the start to the end
+    let mut head = Body::default();
+    head.u32((reply::HEADER + body.len()) as u32).u32(NOTIFY_INVAL_INODE as u32).u64(0);
+    let parts = [IoSlice::new(head.bytes()), IoSlice::new(body.bytes())];
+    match sys::fuse::send(session.device.as_fd(), &parts) {
+        Err(Errno::ENOENT) => Ok(()), // the kernel does not know the file any more
+        other => other,
+    }
+}
