@@ -61,3 +61,21 @@ both!(holes_are_found, |w| {
         }
     }
 });
+
+both!(data_not_written_back_yet_is_found, |w| {
+    w.put(1, "lower", vec![b'a'; 10]);
+    w.mount();
+    for n in ["new", "lower"] {
+        let fd = sys::open(w.m(n), libc::O_RDWR | libc::O_CREAT, 0o644).unwrap();
+        sys::pwrite(&fd, 0, &[b'x'; 100]).unwrap();
+        sys::pwrite(&fd, 1 << 20, b"far").unwrap();
+        let other = sys::open(w.m(n), libc::O_RDONLY, 0).unwrap();
+        for fd in [&fd, &other] {
+            assert_eq!(sys::lseek(fd, 50, libc::SEEK_DATA), Ok(50), "{n}");
+            let hole = sys::lseek(fd, 0, libc::SEEK_HOLE).unwrap();
+            assert!(hole >= 100, "{n}: data up to 100 shown as a hole at {hole}");
+            assert_eq!(sys::lseek(fd, 1 << 20, libc::SEEK_DATA), Ok(1 << 20), "{n}");
+            assert_eq!(sys::lseek(fd, (1 << 20) + 3, libc::SEEK_DATA), Err(sys::Errno::ENXIO));
+        }
+    }
+});
