@@ -167,13 +167,16 @@ fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
             drop(reader);
             serve(&arguments, ready, Some(writer.into()))
         }
-        Some(_) => {
+        Some(child) => {
             drop(writer);
             // One byte: the mount is usable. None: the child has said why not.
             let mut byte = [0u8];
             match reader.read(&mut byte) {
                 Ok(1) => Ok(ExitCode::SUCCESS),
-                _ => Ok(ExitCode::FAILURE),
+                _ => {
+                    sys::process::wait(child);
+                    Ok(ExitCode::FAILURE)
+                }
             }
         }
     }

@@ -6,7 +6,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use crate::ident::FileKey;
+use crate::ident::Origin;
 use crate::sys::{self, Errno, Result};
 
 /// Prefix of AUFS (and OCI layer) whiteout files.
@@ -31,7 +31,7 @@ pub enum Mark {
     Whiteout,
     /// The file has attributes only; its data is the lower file's (overlayfs `metacopy`).
     Metacopy,
-    /// Our own: the [`FileKey`] that the file had before it was copied up.
+    /// Our own: the [`Origin`] that the file had before it was copied up.
     Origin,
 }
 
@@ -152,7 +152,7 @@ fn each_mark(
 #[derive(Debug, Default)]
 pub struct ObjectMarks {
     /// Which object it was.
-    pub origin: Option<FileKey>,
+    pub origin: Option<Origin>,
     /// Its data is still that of the lower file.
     pub metacopy: bool,
     /// Where the layers below hold that, if not under the same name.
@@ -164,7 +164,7 @@ pub fn object_marks(dir: BorrowedFd<'_>, name: &[u8]) -> Result<ObjectMarks> {
     let mut marks = ObjectMarks::default();
     each_mark(dir, name, |suffix, value| {
         match suffix {
-            b"cowl.origin" => marks.origin = value()?.and_then(|v| FileKey::from_bytes(&v)),
+            b"cowl.origin" => marks.origin = value()?.and_then(|v| Origin::from_bytes(&v)),
             b"metacopy" => marks.metacopy = true,
             b"redirect" => marks.redirect = value()?,
             _ => {}

@@ -8,6 +8,8 @@
 
 use std::fmt;
 
+use crate::attr::Time;
+
 /// FUSE node number.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Debug)]
 pub struct NodeId(pub u64);
@@ -54,25 +56,32 @@ impl FileKey {
         let low = if self.ino >> INO_BITS == 0 { self.ino } else { folded & ((1 << INO_BITS) - 1) };
         Ino(low | (u64::from(self.fs) << INO_BITS))
     }
+}
 
-    /// Ten bytes, little-endian: filesystem number, inode number (the value of the `ino` xattr).
-    pub fn to_bytes(self) -> [u8; 10] {
-        let mut out = [0u8; 10];
-        let (fs, ino) = out.split_at_mut(2);
-        fs.copy_from_slice(&self.fs.to_le_bytes());
-        ino.copy_from_slice(&self.ino.to_le_bytes());
-        out
+/// A key as it is recorded with a copied-up object: with the tag of the layers it was valid for.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Origin {
+    /// The lower object.
+    pub key: FileKey,
+    /// Tag of the lowers on that filesystem (see [`FsTable`]).
+    pub tag: u64,
+}
+
+impl Origin {
+    /// Eighteen bytes, little-endian: filesystem number, inode number, tag.
+    pub fn to_bytes(self) -> Vec<u8> {
+        let (fs, ino) = (self.key.fs.to_le_bytes(), self.key.ino.to_le_bytes());
+        [&fs[..], &ino, &self.tag.to_le_bytes()].concat()
     }
 
-    /// Reads what [`FileKey::to_bytes`] wrote; `None` for any other length.
-    pub fn from_bytes(bytes: &[u8]) -> Option<FileKey> {
-        if bytes.len() != 10 {
-            return None;
-        }
-        let (fs, ino) = bytes.split_at_checked(2)?;
-        Some(FileKey {
-            fs: u16::from_le_bytes(fs.try_into().ok()?),
-            ino: u64::from_le_bytes(ino.try_into().ok()?),
+    /// Reads what [`Origin::to_bytes`] wrote; `None` for any other length.
+    pub fn from_bytes(bytes: &[u8]) -> Option<Origin> {
+        let (fs, rest) = bytes.split_first_chunk()?;
+        let (ino, rest) = rest.split_first_chunk()?;
+        let (tag, rest) = rest.split_first_chunk()?;
+        rest.is_empty().then_some(Origin {
+            key: FileKey { fs: u16::from_le_bytes(*fs), ino: u64::from_le_bytes(*ino) },
+            tag: u64::from_le_bytes(*tag),
         })
     }
 }
@@ -95,11 +104,19 @@ impl fmt::Display for FileKey {
     }
 }
 
+/// Multiplier of the FNV-1a hash: the tags need spreading, not secrecy.
+const FNV_PRIME: u64 = 0x100_0000_01b3;
+
 /// The filesystems (`st_dev`) that the layers of a mount lie on, numbered in the order upper,
 /// topmost lower, …, lowest lower: the same at every mount of the same layers.
+///
+/// Inode numbers mean nothing once layers were copied to another disk or extracted anew. Each
+/// filesystem therefore has a tag, made of inode number and birth time of the root of every lower on
+/// it; what was recorded under another tag is ignored.
 #[derive(Debug, Default)]
 pub struct FsTable {
     devs: Vec<u64>,
+    tags: Vec<u64>,
     /// How many of them are the roots' own; others are numbered as they are met.
     stable: usize,
 }
@@ -111,7 +128,35 @@ impl FsTable {
             return n;
         }
         self.devs.push(dev);
+        self.tags.push(0);
         (self.devs.len() - 1).min(usize::from(u16::MAX)) as u16
+    }
+
+    /// Adds the root of a lower: its filesystem, and what tells it from a copy of it.
+    pub fn add_root(&mut self, dev: u64, ino: u64, birth: Option<Time>) {
+        let number = self.add(dev);
+        let birth = birth.unwrap_or_default();
+        if let Some(tag) = self.tags.get_mut(usize::from(number)) {
+            for part in [ino, birth.sec as u64, u64::from(birth.nsec)] {
+                *tag = (*tag ^ part).wrapping_mul(FNV_PRIME).rotate_left(23);
+            }
+        }
+    }
+
+    /// The record of a key, if it will mean the same at the next mount.
+    pub fn record(&self, key: FileKey) -> Option<Origin> {
+        let tag = *self.tags.get(usize::from(key.fs))?;
+        self.is_stable(key.fs).then_some(Origin { key, tag })
+    }
+
+    /// The key of a record, if it was made over the same layers.
+    pub fn verify(&self, origin: Origin) -> Option<FileKey> {
+        (self.record(origin.key) == Some(origin)).then_some(origin.key)
+    }
+
+    /// Number and tag of each filesystem that is the same at every mount.
+    pub fn stable_tags(&self) -> Vec<(u16, u64)> {
+        self.tags.iter().take(self.stable).enumerate().map(|(n, t)| (n as u16, *t)).collect()
     }
 
     /// Ends the numbering that is the same at every mount.
@@ -143,13 +188,32 @@ mod tests {
     }
 
     #[test]
-    fn key_bytes_round_trip_and_refuse_other_lengths() {
-        let k = FileKey { fs: 3, ino: 0x1234_5678_9abc };
-        assert_eq!(FileKey::from_bytes(&k.to_bytes()), Some(k));
-        assert_eq!(FileKey::from_bytes(b"short"), None);
-        assert_eq!(FileKey::parse(k.to_string().as_bytes()), Some(k));
+    fn records_round_trip_and_refuse_other_lengths() {
+        let key = FileKey { fs: 3, ino: 0x1234_5678_9abc };
+        let origin = Origin { key, tag: 77 };
+        assert_eq!(Origin::from_bytes(&origin.to_bytes()), Some(origin));
+        assert_eq!(Origin::from_bytes(b"short"), None);
+        assert_eq!(Origin::from_bytes(&[0; 19]), None);
+        assert_eq!(FileKey::parse(key.to_string().as_bytes()), Some(key));
         for other in [&b"3-"[..], b"3-x", b"3-1.count", b"03-1", b"+3-1", b""] {
             assert_eq!(FileKey::parse(other), None);
         }
+    }
+
+    #[test]
+    fn records_of_other_layers_do_not_count() {
+        let table = |ino| {
+            let mut t = FsTable::default();
+            t.add(7);
+            t.add_root(7, ino, None);
+            t.add_root(8, 2, Some(Time { sec: 5, nsec: 6 }));
+            t.seal();
+            t.add(9);
+            t
+        };
+        let origin = table(2).record(FileKey { fs: 0, ino: 12 }).unwrap();
+        assert_eq!(table(2).verify(origin), Some(origin.key));
+        assert_eq!(table(3).verify(origin), None);
+        assert_eq!(table(2).record(FileKey { fs: 2, ino: 12 }), None);
     }
 }

@@ -97,7 +97,9 @@ impl Overlay {
             fs.add(upper.dev());
         }
         for layer in &lowers {
-            fs.add(layer.dev(&layer.root())?);
+            let root = layer.root();
+            let ino = layer.attr(&root)?.ino;
+            fs.add_root(layer.dev(&root)?, ino, layer.birth_time(&root)?);
         }
         fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
@@ -129,7 +131,10 @@ impl Overlay {
             keyed: AtomicBool::new(false),
         });
         let indexed = match &upper {
-            Some(upper) => upper.indexed(|key| fs.is_stable(key.fs))?.into_iter().collect(),
+            Some(upper) => {
+                upper.check_tags(&fs.stable_tags())?;
+                upper.indexed()?.into_iter().collect()
+            }
             None => HashMap::new(),
         };
         let fs = RwLock::new(fs);
@@ -204,8 +209,9 @@ impl Overlay {
 
     /// Records with a copied-up object which one it was, if that means the same at the next mount.
     fn mark_origin(&self, upper: &Upper, dir: BorrowedFd<'_>, name: &[u8], key: FileKey) {
-        if self.fs.read().is_stable(key.fs) {
-            upper.set_soft_mark(dir, name, Mark::Origin, &key.to_bytes());
+        let record = self.fs.read().record(key);
+        if let Some(origin) = record {
+            upper.set_soft_mark(dir, name, Mark::Origin, &origin.to_bytes());
         }
     }
 

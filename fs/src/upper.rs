@@ -411,9 +411,7 @@ impl Upper {
     /// symbolic link whose target is the decimal count: written in one step, and unlike an xattr
     /// possible for links and devices in a user namespace as well.
     pub fn write_count(&self, key: FileKey, count: u32) -> Result<()> {
-        let tmp = self.temp_name();
-        sys::dir::symlinkat(count.to_string().as_bytes(), self.work(), &tmp)?;
-        sys::dir::renameat2(self.work(), &tmp, self.index(), &count_name(key), 0)
+        self.put_symlink(&count_name(key), count.to_string().as_bytes())
     }
 
     /// Forgets that record: the file is in the upper now.
@@ -421,32 +419,65 @@ impl Upper {
         let _may_be_absent = sys::dir::unlinkat(self.index(), &count_name(key));
     }
 
-    /// All files of the index: the inode number of each in the upper, and its identity. Those whose
-    /// identity does not mean anything at this mount any more are removed from it.
+    /// All files of the index: the inode number of each in the upper, and its identity.
     ///
     /// # Errors
     /// Errors of listing the index.
-    pub fn indexed(&self, stable: impl Fn(FileKey) -> bool) -> Result<Vec<(u64, FileKey)>> {
-        let mut keys = Vec::new();
-        sys::dir::list(self.index(), |e| {
-            keys.extend(FileKey::parse(e.name.strip_suffix(COUNT).unwrap_or(e.name)));
-            Ok(())
-        })?;
+    pub fn indexed(&self) -> Result<Vec<(u64, FileKey)>> {
         let mut out = Vec::new();
-        for key in keys {
-            let name = Self::index_name(key);
-            if !stable(key) {
-                self.forget_count(key);
-                let _may_be_absent = sys::dir::unlinkat(self.index(), &name);
-                continue;
-            }
-            match sys::dir::statat(self.index(), &name) {
+        for key in self.index_keys()? {
+            match sys::dir::statat(self.index(), &Self::index_name(key)) {
                 Ok(attr) => out.push((attr.ino, key)),
                 Err(Errno::ENOENT) => {} // only its count is kept
                 Err(e) => return Err(e),
             }
         }
         Ok(out)
+    }
+
+    fn index_keys(&self) -> Result<Vec<FileKey>> {
+        let mut keys = Vec::new();
+        sys::dir::list(self.index(), |e| {
+            keys.extend(FileKey::parse(e.name.strip_suffix(COUNT).unwrap_or(e.name)));
+            Ok(())
+        })?;
+        Ok(keys)
+    }
+
+    /// Empties the index of everything that was recorded over other layers than those of this mount
+    /// (number and tag of each filesystem, see `FsTable`): inode numbers mean nothing there. The
+    /// files keep the names that they have in the upper.
+    ///
+    /// # Errors
+    /// Errors of reading and changing the index.
+    pub fn check_tags(&self, tags: &[(u16, u64)]) -> Result<()> {
+        let mut same = Vec::new();
+        for (number, tag) in tags {
+            let (name, text) = (format!("{number:x}.tag"), format!("{tag:x}"));
+            match sys::dir::readlinkat(self.index(), name.as_bytes()) {
+                Ok(found) if found == text.as_bytes() => same.push(*number),
+                Ok(_) | Err(Errno::ENOENT) => {}
+                Err(e) => return Err(e),
+            }
+        }
+        for key in self.index_keys()? {
+            if !same.contains(&key.fs) {
+                self.forget_count(key);
+                let _may_be_absent = sys::dir::unlinkat(self.index(), &Self::index_name(key));
+            }
+        }
+        for (number, tag) in tags.iter().filter(|(n, _)| !same.contains(n)) {
+            let name = format!("{number:x}.tag");
+            self.put_symlink(name.as_bytes(), format!("{tag:x}").as_bytes())?;
+        }
+        Ok(())
+    }
+
+    /// Writes a symbolic link of the index, replacing an older one in one step.
+    fn put_symlink(&self, name: &[u8], target: &[u8]) -> Result<()> {
+        let tmp = self.temp_name();
+        sys::dir::symlinkat(target, self.work(), &tmp)?;
+        sys::dir::renameat2(self.work(), &tmp, self.index(), name, 0)
     }
 
     /// Name of a file of the hard-link index.
@@ -469,35 +500,52 @@ fn count_name(key: FileKey) -> Vec<u8> {
     [key.to_string().as_bytes(), COUNT].concat()
 }
 
-/// Tries out, in the work directory, what the filesystem can do.
+/// Tries out, in the work directory, what the filesystem can do. On a full disk, where nothing can be
+/// made, the usual is assumed: it must stay possible to mount, to read and to delete.
 fn probe(work: BorrowedFd<'_>) -> Result<UpperFeatures> {
     let (a, b) = (&b"#probe-a"[..], &b"#probe-b"[..]);
-    sys::dir::mkdirat(work, a, 0o700)?;
     let namespace = [Namespace::Trusted, Namespace::User]
         .into_iter()
         .find(|ns| {
-            ns.name(Mark::Opaque).is_some_and(|n| sys::xattr::set(work, a, &n, b"y", 0).is_ok())
+            ns.name(Mark::Opaque).is_some_and(|n| sys::xattr::set(work, b"", &n, b"y", 0).is_ok())
         })
         .unwrap_or(Namespace::None);
-    // An ACL that says what mode 0700 says (acl(5); struct posix_acl_xattr_header and entries).
+    // An ACL that says what the directory's mode says (acl(5)).
     let acl = crate::acl::minimal(0o700);
-    let acls = sys::xattr::set(work, a, crate::acl::ACCESS, &acl, 0).is_ok();
-    sys::dir::rmdirat(work, a)?;
-    let whiteouts = match sys::dir::mknodat(work, a, libc::S_IFCHR, 0) {
-        Ok(()) => WhiteoutForm::Device,
-        Err(Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) => WhiteoutForm::Aufs,
-        Err(e) => return Err(e),
+    let acls = sys::xattr::set(work, b"", crate::acl::ACCESS, &acl, 0).is_ok();
+    let mut features = UpperFeatures {
+        namespace,
+        whiteouts: WhiteoutForm::Device,
+        rename_whiteout: true,
+        acls,
+        drops_privileges: true,
     };
-    let mut rename_whiteout = false;
-    if whiteouts == WhiteoutForm::Device {
-        rename_whiteout = sys::dir::renameat2(work, a, work, b, libc::RENAME_WHITEOUT).is_ok();
-        if rename_whiteout {
-            sys::dir::unlinkat(work, b)?;
+    match sys::dir::mknodat(work, a, libc::S_IFCHR, 0) {
+        Ok(()) => {
+            features.rename_whiteout =
+                match sys::dir::renameat2(work, a, work, b, libc::RENAME_WHITEOUT) {
+                    Ok(()) => sys::dir::unlinkat(work, b).is_ok(),
+                    Err(e) => full(e),
+                };
+            sys::dir::unlinkat(work, a)?;
         }
-        sys::dir::unlinkat(work, a)?;
+        Err(e) if full(e) => return Ok(features),
+        Err(Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) => {
+            features.whiteouts = WhiteoutForm::Aufs;
+            features.rename_whiteout = false;
+        }
+        Err(e) => return Err(e),
     }
-    let drops_privileges = probe_privileges(work, a)?;
-    Ok(UpperFeatures { namespace, whiteouts, rename_whiteout, acls, drops_privileges })
+    features.drops_privileges = match probe_privileges(work, a) {
+        Err(e) if full(e) => true,
+        other => other?,
+    };
+    Ok(features)
+}
+
+/// Whether an error says that the disk, or a quota, is full.
+fn full(e: Errno) -> bool {
+    matches!(e, Errno::ENOSPC | Errno::EDQUOT)
 }
 
 /// Whether a write of ours makes the host drop set-user-ID.

@@ -1,5 +1,6 @@
 //! Attributes: reading them, changing them, and those of the whole filesystem.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
@@ -128,12 +129,16 @@ impl Overlay {
                 return Err(Errno::EISDIR);
             }
             let file = self.open_data(&node, true)?;
+            // truncate(2) to the same size: the kernel, which keeps the times, leaves them alone.
+            let same = change.mtime.is_none() && sys::dir::fstat(file.fd())?.size == size;
+            let resize =
+                |fd: BorrowedFd<'_>| if same { Ok(()) } else { sys::file::ftruncate(fd, size) };
             match &change.unprivileged {
                 Some(caller) => {
-                    sys::file::ftruncate(file.fd(), size)?;
+                    resize(file.fd())?;
                     self.drop_privileges(&node, caller)?;
                 }
-                None => self.keep_privileges(&file, |fd| sys::file::ftruncate(fd, size))?,
+                None => self.keep_privileges(&file, resize)?,
             }
         }
         self.with_upper(&node, |fd, name| {

@@ -132,7 +132,7 @@ impl Overlay {
             };
             (self.settings.ownership.stat(fd.as_fd(), name)?, data)
         };
-        let node = self.enter(&parent, &mut names, name, &attr);
+        let node = self.enter_new(&parent, &mut names, name, &attr);
         if let Some(data) = data {
             self.fds.put_data(node.id, &data);
         }
@@ -141,7 +141,13 @@ impl Overlay {
     }
 
     /// Enters the node of an object that was just made in the upper.
-    fn enter(&self, parent: &Arc<Node>, names: &mut Names, name: &[u8], attr: &Attr) -> Arc<Node> {
+    fn enter_new(
+        &self,
+        parent: &Arc<Node>,
+        names: &mut Names,
+        name: &[u8],
+        attr: &Attr,
+    ) -> Arc<Node> {
         let key = self.key_of(attr);
         let dir = (attr.kind == Kind::Dir).then(|| {
             Box::new(DirPart {

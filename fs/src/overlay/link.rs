@@ -6,9 +6,10 @@ use std::sync::Arc;
 use super::copyup::Amount;
 use super::{Looked, Overlay, add_link};
 use crate::ident::NodeId;
-use crate::inode::Place;
+use crate::inode::{Node, Place};
 use crate::merge::Flags;
 use crate::sys::{self, Errno, Result};
+use crate::upper::Upper;
 
 impl Overlay {
     /// Gives a file one more name; the caller gives the pin on the node back.
@@ -37,6 +38,8 @@ impl Overlay {
         let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
         let fd = self.upper_dir_fd(&parent)?;
         let tmp = upper.temp_name();
+        // Counted before it is there: a count that is too low would lose the file too early.
+        let counted = self.count_one_more(upper, &node)?;
         let (to, newname) =
             if over_whiteout { (upper.work(), &tmp[..]) } else { (fd.as_fd(), name) };
         self.with_upper(&node, |from, old| {
@@ -54,11 +57,7 @@ impl Overlay {
         add_link(&mut state, &parent, name);
         state.held = None;
         self.nodes.pin(parent.id, 1);
-        if matches!(state.place, Place::Index) {
-            let count = state.nlink.unwrap_or(1) + 1;
-            state.nlink = Some(count);
-            self.record_links(upper, &node, count)?;
-        }
+        state.nlink = counted.map(|n| n + 1).or(state.nlink);
         drop(state);
         self.nodes.enter_key(&node);
         if node.key != self.upper_key(&node)? {
@@ -78,11 +77,19 @@ impl Overlay {
         }
     }
 
+    /// Records one more name of a file of the index; returns the count so far.
+    fn count_one_more(&self, upper: &Upper, node: &Arc<Node>) -> Result<Option<u32>> {
+        let state = node.state.read();
+        if !matches!(state.place, Place::Index) {
+            return Ok(None);
+        }
+        let count = state.nlink.unwrap_or(1);
+        self.record_links(upper, node, count + 1)?;
+        Ok(Some(count))
+    }
+
     /// The key of the upper object itself; it differs from the node's after a copy-up.
-    pub(super) fn upper_key(
-        &self,
-        node: &Arc<crate::inode::Node>,
-    ) -> Result<crate::ident::FileKey> {
+    pub(super) fn upper_key(&self, node: &Arc<Node>) -> Result<crate::ident::FileKey> {
         self.with_upper(node, |fd, name| Ok(self.key_of(&sys::dir::statat(fd, name)?)))
     }
 }

@@ -70,10 +70,32 @@ impl Overlay {
         name: &[u8],
         entry: &Entry,
     ) -> Result<Looked> {
+        match self.enter(parent, names, name, entry)? {
+            (node, Some(attr)) => Ok(Looked { node, attr }),
+            (node, None) => self.looked(node),
+        }
+    }
+
+    /// The node of a visible name, pinned; no system call if the kernel knows the node.
+    pub(super) fn find(&self, parent: &Arc<Node>, name: &[u8]) -> Result<Arc<Node>> {
+        let _tree = self.tree.read_recursive();
+        let mut names = self.names(parent)?;
+        let entry = names.merged.as_ref().and_then(|m| m.visible(name)).ok_or(Errno::ENOENT)?;
+        self.enter(parent, &mut names, name, &entry).map(|(node, _)| node)
+    }
+
+    /// The node of a visible entry, pinned; its attributes as well if they had to be read.
+    pub(super) fn enter(
+        &self,
+        parent: &Arc<Node>,
+        names: &mut Names,
+        name: &[u8],
+        entry: &Entry,
+    ) -> Result<(Arc<Node>, Option<Attr>)> {
         if entry.node != 0
             && let Some(node) = self.nodes.get_pinned(NodeId(entry.node))
         {
-            return self.looked(node);
+            return Ok((node, None));
         }
         let Spot { attr, place, key, data } = if entry.flags.has(Flags::UPPER) {
             self.find_upper(parent, names, name)?
@@ -87,7 +109,7 @@ impl Overlay {
         {
             self.know_link(&node, parent, name);
             self.remember(names, entry, &node);
-            return self.looked(node);
+            return Ok((node, None));
         }
         let (place, nlink) = if several { self.indexed(place, key)? } else { (place, None) };
         let dir = if attr.kind == Kind::Dir {
@@ -125,11 +147,8 @@ impl Overlay {
             keyed: AtomicBool::new(several),
         });
         self.remember(names, entry, &node);
-        if several {
-            return self.looked(node);
-        }
-        let attr = self.present(&node, attr);
-        Ok(Looked { node, attr })
+        let attr = (!several).then(|| self.present(&node, attr));
+        Ok((node, attr))
     }
 
     fn remember(&self, names: &mut Names, entry: &Entry, node: &Node) {
@@ -156,9 +175,10 @@ impl Overlay {
         let mut data = None;
         let indexed =
             if attr.nlink > 1 { self.indexed.lock().get(&attr.ino).copied() } else { None };
-        if names.impure {
+        // Kernel overlayfs can have linked a copied-up file into a directory that it did not mark.
+        if names.impure || (attr.nlink > 1 && attr.kind != Kind::Dir) {
             let marks = format::object_marks(fd.as_fd(), name)?;
-            key = marks.origin.unwrap_or(key);
+            key = marks.origin.and_then(|o| self.fs.read().verify(o)).unwrap_or(key);
             if marks.metacopy && attr.kind == Kind::File {
                 let source = Metacopy { redirect: marks.redirect };
                 data = Some(self.data_below(&names.lowers, name, &source)?);

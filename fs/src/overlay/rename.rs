@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::copyup::Amount;
-use super::{Looked, Overlay, lock_two};
+use super::{Overlay, lock_two};
 use crate::attr::Kind;
 use crate::format::{Mark, Namespace};
 use crate::ident::NodeId;
@@ -48,9 +48,9 @@ impl Overlay {
         }
         upper.check_name(newname)?;
         let (parent, newparent) = (self.node(parent)?, self.node(newparent)?);
-        let source = self.lookup(parent.id, name)?.node;
-        let target = match self.lookup(newparent.id, newname) {
-            Ok(found) => Ok(Some(found.node)),
+        let source = self.find(&parent, name)?;
+        let target = match self.find(&newparent, newname) {
+            Ok(found) => Ok(Some(found)),
             Err(Errno::ENOENT) => Ok(None),
             Err(e) => Err(e),
         };
@@ -140,7 +140,13 @@ impl Overlay {
             if let (Some(target), Some(entry)) = (target, &to_entry) {
                 self.clear_target(upper, target, &to, entry)?;
             }
-            self.move_object(upper, &from, &to, source.kind, &from_entry, to_entry.as_ref())?;
+            let moved =
+                self.move_object(upper, &from, &to, source.kind, &from_entry, to_entry.as_ref());
+            if let (Err(e), Some(target)) = (moved, target) {
+                target.state.write().held = None; // it keeps its name
+                return Err(e);
+            }
+            moved?;
         }
         self.moved(upper, source, &from, &to)?;
         // From here on only memory changes: nothing can fail half-way.
@@ -160,10 +166,11 @@ impl Overlay {
         if let Some(target) = target {
             if exchange {
                 self.impure_after_move(upper, target, &mut from_names, from.fd.as_fd());
-            } else if target.dir.is_some() {
+            } else if let Some(dir) = &target.dir {
+                dir.merged.lock().removed = true;
                 self.lose_dir_link(target);
             } else {
-                self.after_unlink(upper, newparent, newname, target)?;
+                self.after_unlink(upper, newparent, newname, target);
             }
         }
         Ok(())
@@ -231,10 +238,12 @@ impl Overlay {
             let marker = upper.features().namespace == Namespace::None;
             if marker || !m.whiteouts().is_empty() {
                 upper.strip_dir(to.fd.as_fd(), to.name)?;
+                // Opaque and bare now, should the rename fail: to be read again.
+                inner.lowers = Arc::default();
+                inner.merged = None;
             }
             target.state.write().held = Some(held);
         }
-        inner.removed = true;
         Ok(())
     }
 
@@ -326,12 +335,5 @@ impl Overlay {
         if node.key.fs != 0 || !self.lowers.is_empty() {
             self.note_impure(upper, names, fd);
         }
-    }
-
-    /// Looks a name up and gives the pin back at once (for checks in tests and tools).
-    pub fn peek(&self, parent: NodeId, name: &[u8]) -> Result<NodeId> {
-        let Looked { node, .. } = self.lookup(parent, name)?;
-        self.forget(node.id, 1);
-        Ok(node.id)
     }
 }

@@ -126,7 +126,7 @@ impl Overlay {
             if marks.impure
                 && let Some(origin) = format::object_marks(fd, e.name)?.origin
             {
-                key = origin;
+                key = self.fs.read().verify(origin).unwrap_or(key);
             }
             merged.scan_upper(e.name, kind, key.shown().0);
             Ok(())

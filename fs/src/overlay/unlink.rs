@@ -1,10 +1,10 @@
 //! Removing names: unlink and rmdir. No data is ever copied for it.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
+use super::Overlay;
 use super::copyup::hold;
-use super::{Looked, Overlay};
 use crate::attr::Kind;
 use crate::ident::NodeId;
 use crate::inode::{Names, Node, Place};
@@ -26,8 +26,10 @@ impl Overlay {
     fn remove(&self, parent: NodeId, name: &[u8], dir: bool) -> Result<()> {
         let upper = self.need_upper()?;
         let parent = self.node(parent)?;
-        // Asked before anything is copied up for it.
-        self.lookup(parent.id, name).map(|found| self.forget(found.node.id, 1))?;
+        if !parent.in_upper() {
+            // Asked before anything is copied up for it.
+            self.find(&parent, name).map(|found| self.forget(found.id, 1))?;
+        }
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;
@@ -37,7 +39,7 @@ impl Overlay {
             (true, _) => return Err(Errno::ENOTDIR),
             (false, _) => return Err(Errno::EISDIR),
         }
-        let Looked { node, .. } = self.instantiate(&parent, &mut names, name, &entry)?;
+        let (node, _) = self.enter(&parent, &mut names, name, &entry)?;
         let done = if dir {
             self.remove_dir(upper, &parent, &mut names, name, &entry, &node)
         } else {
@@ -68,7 +70,8 @@ impl Overlay {
         if let Some(m) = &mut names.merged {
             m.set_removed(name, below);
         }
-        self.after_unlink(upper, parent, name, node)
+        self.after_unlink(upper, parent, name, node);
+        Ok(())
     }
 
     /// Holds on to an upper object that is about to lose its last known name: whoever has it open
@@ -90,14 +93,25 @@ impl Overlay {
             Place::Lower(_) => None,
             Place::Upper => match self.fds.data(node.id).filter(|d| d.writable) {
                 Some(data) => Some(data.fd),
-                None => Some(Arc::new(hold(fd, name, node.kind)?)),
+                None => Some(Arc::new(self.hold(fd, name, node.kind)?)),
             },
             Place::Index => {
                 let index = Upper::index_name(node.key);
-                Some(Arc::new(hold(upper.index(), &index, node.kind)?))
+                Some(Arc::new(self.hold(upper.index(), &index, node.kind)?))
             }
         };
         Ok(())
+    }
+
+    /// Opens what is about to lose its name; other descriptors make room for it.
+    fn hold(&self, dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<OwnedFd> {
+        hold(dir, name, kind).or_else(|e| match e {
+            Errno::EMFILE | Errno::ENFILE => {
+                self.fds.clear();
+                hold(dir, name, kind)
+            }
+            e => Err(e),
+        })
     }
 
     /// Takes the removed name off the node and keeps its link count.
@@ -107,22 +121,20 @@ impl Overlay {
         parent: &Arc<Node>,
         name: &[u8],
         node: &Arc<Node>,
-    ) -> Result<()> {
+    ) {
         let mut state = node.state.write();
         let before = state.links.len();
         state.links.retain(|l| l.parent.id != parent.id || *l.name != *name);
         let lost = before - state.links.len();
         let keyed = node.keyed.load(std::sync::atomic::Ordering::Relaxed);
-        let mut recorded = Ok(());
         if keyed {
-            recorded = match &state.place {
+            let recorded = match &state.place {
                 Place::Lower(at) => {
-                    let count = match state.nlink {
-                        Some(n) => n,
-                        None => self.layer(at.layer)?.attr(at)?.nlink,
-                    };
-                    state.nlink = Some(count.saturating_sub(1));
-                    upper.write_count(node.key, count.saturating_sub(1))
+                    let lower = || self.layer(at.layer)?.attr(at).map(|a| a.nlink);
+                    state.nlink.map_or_else(lower, Ok).and_then(|n| {
+                        state.nlink = Some(n.saturating_sub(1));
+                        upper.write_count(node.key, n.saturating_sub(1))
+                    })
                 }
                 Place::Index => {
                     let count = state.nlink.unwrap_or(1).saturating_sub(1);
@@ -131,12 +143,14 @@ impl Overlay {
                 }
                 Place::Upper => Ok(()),
             };
+            // The name is gone, whatever becomes of the record (a full disk): a count that is too
+            // high after the next mount only keeps a file in the index for longer.
+            let _too_high_at_worst = recorded;
         }
         drop(state);
         if lost > 0 {
             self.forget(parent.id, lost as u64);
         }
-        recorded
     }
 
     /// Records the link count of a file of the index; the last name takes the index entry with it.

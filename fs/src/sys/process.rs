@@ -72,6 +72,14 @@ pub fn fork() -> Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
+/// Waits until a child has ended (waitpid(2)); how it ended is of no interest.
+pub fn wait(pid: i32) {
+    // SAFETY: a null status pointer is allowed.
+    while unsafe { libc::waitpid(pid, std::ptr::null_mut(), 0) } < 0
+        && Errno::last() == Errno::EINTR
+    {}
+}
+
 /// Detaches from the terminal's session and points standard input and output at `/dev/null`.
 pub fn detach() -> Result<()> {
     // SAFETY: plain calls on descriptors that we own.
