@@ -39,7 +39,7 @@ Options (a backslash takes the next character of a path literally):
   timeout=SECONDS  how long the kernel may keep names and attributes (default: for ever)
   one_file_system  show directories that others are mounted on, in a lower, as empty
   hide=A:B         paths of the host that the lowers do not show
-  unmapped_to_root owners in lowers that this user namespace does not map are shown as root
+  unmapped_to_root owners that this user namespace does not map are shown as root
   allow_other      other users may look in (always so for root)
   fsname=NAME      first column of the table of mounts
   ro nosuid nodev noexec noatime …   as mount(8)

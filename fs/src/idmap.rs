@@ -51,6 +51,38 @@ fn stored(ranges: &[Range], id: u32) -> Option<u32> {
         .map(|r| r.outside + (id - r.inside))
 }
 
+/// The ids that a user namespace maps (`/proc/self/uid_map`, `gid_map`; user_namespaces(7)).
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Mapped {
+    uids: Vec<(u32, u32)>,
+    gids: Vec<(u32, u32)>,
+}
+
+impl Mapped {
+    /// From the text of the two files: lines of first id inside, first id outside, length.
+    pub fn parse(uids: &str, gids: &str) -> Mapped {
+        let ranges = |text: &str| {
+            text.lines()
+                .filter_map(|line| {
+                    let mut words = line.split_ascii_whitespace();
+                    let first = words.next()?.parse().ok()?;
+                    Some((first, words.nth(1)?.parse().ok()?))
+                })
+                .collect()
+        };
+        Mapped { uids: ranges(uids), gids: ranges(gids) }
+    }
+
+    /// The owner, with root in place of ids that are not mapped.
+    pub fn or_root(&self, uid: u32, gid: u32) -> (u32, u32) {
+        let keep = |ranges: &[(u32, u32)], id: u32| {
+            let mapped = ranges.iter().any(|&(first, len)| id >= first && id - first < len);
+            if mapped { id } else { 0 }
+        };
+        (keep(&self.uids, uid), keep(&self.gids, gid))
+    }
+}
+
 impl IdMap {
     /// The owner to show for a stored one.
     pub fn show(&self, uid: u32, gid: u32) -> (u32, u32) {
@@ -102,6 +134,13 @@ mod tests {
         assert_eq!(m.show(5, 5), (UNMAPPED, 5));
         assert_eq!(m.store_uid(0), Some(1000));
         assert_eq!(m.store_uid(70_000), None);
+    }
+
+    #[test]
+    fn what_is_not_mapped_is_shown_as_root() {
+        let m = Mapped::parse("         0       1000          1\n", "0 1000 1\n1 100000 10\n");
+        assert_eq!(m.or_root(0, 5), (0, 5));
+        assert_eq!(m.or_root(42, 11), (0, 0));
     }
 
     #[test]

@@ -17,7 +17,7 @@ use crate::attr::{Attr, Kind};
 use crate::fdcache::FdCache;
 use crate::format::{self, Mark};
 use crate::ident::{FileKey, FsTable, LayerId, NodeId};
-use crate::idmap::IdMap;
+use crate::idmap::{IdMap, Mapped};
 use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
 use crate::layer::{Layer, LowerRef};
 use crate::ownership::Ownership;
@@ -49,6 +49,9 @@ pub struct Settings {
     pub static_nlink: bool,
     /// How owner ids are shown and stored.
     pub ids: IdMap,
+    /// Ids that this user namespace does not map are shown as root: the kernel refuses any access
+    /// that needs privilege to files whose owner it cannot name (`unmapped_to_root`).
+    pub mapped: Option<Mapped>,
     /// Where owners, modes and nodes are kept that the host refuses.
     pub ownership: Ownership,
     /// fsync requests are answered without doing anything (`fsync=0`).

@@ -88,6 +88,9 @@ impl Overlay {
     pub(super) fn present(&self, node: &Node, mut attr: Attr) -> Attr {
         attr.ino = node.ino().0;
         (attr.uid, attr.gid) = self.settings.ids.show(attr.uid, attr.gid);
+        if let Some(mapped) = &self.settings.mapped {
+            (attr.uid, attr.gid) = mapped.or_root(attr.uid, attr.gid);
+        }
         match &node.dir {
             None if self.settings.static_nlink => attr.nlink = 1,
             None => {

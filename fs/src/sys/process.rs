@@ -3,6 +3,7 @@
 use std::os::fd::BorrowedFd;
 
 use super::{Errno, Result, check_int, raw};
+use crate::idmap::Mapped;
 
 /// The soft limit of open files, raised to the hard limit first.
 pub fn raise_open_files() -> u64 {
@@ -52,6 +53,13 @@ pub fn in_group(pid: u32, gid: u32) -> Option<bool> {
     let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
     let groups = status.lines().find_map(|l| l.strip_prefix("Groups:"))?;
     Some(groups.split_ascii_whitespace().any(|g| g.parse() == Ok(gid)))
+}
+
+/// The ids that this process's user namespace maps.
+pub fn mapped_ids() -> Mapped {
+    // Without /proc nothing is known to be mapped: everything is shown as root.
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    Mapped::parse(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"))
 }
 
 /// Takes an exclusive flock(2) without waiting.
