@@ -7,6 +7,7 @@
 
 mod dispatch;
 mod policy;
+mod pool;
 mod reply;
 mod seek;
 mod session;

@@ -1,7 +1,7 @@
 //! Files that have attributes only, as kernel overlayfs leaves them with `metacopy=on`: their data is
 //! that of a lower file. They are read from there, and completed before anything of them is changed.
 
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Overlay;
@@ -9,7 +9,7 @@ use super::copyup::{Amount, copy_data};
 use crate::attr::Kind;
 use crate::format::{Mark, Namespace};
 use crate::inode::Node;
-use crate::layer::{Found, LowerRef, Metacopy};
+use crate::layer::{Found, LowerData, LowerRef, Metacopy};
 use crate::sys::{self, Errno, Result};
 use crate::upper;
 
@@ -66,46 +66,46 @@ impl Overlay {
     /// Gives an attributes-only file of the upper its data. Until the mark is gone, which is the last
     /// step, the lower's data counts, so this can be broken off at any point.
     pub(super) fn complete(&self, node: &Arc<Node>, amount: Amount) -> Result<()> {
-        let upper = self.need_upper()?;
         let _copying = node.copying.lock();
         let Some(source) = node.state.read().data.clone() else { return Ok(()) };
         let from = self.layer(source.layer)?.open(&source)?;
-        self.with_upper(node, |dir, name| {
-            let before = sys::dir::statat(dir, name)?;
-            let len = match amount {
-                Amount::Whole => before.size,
-                Amount::Prefix(n) => n.min(before.size),
-            };
-            let opened;
-            let to = if name.is_empty() {
-                dir
-            } else {
-                opened = sys::dir::openat(dir, name, libc::O_RDWR | libc::O_NONBLOCK, 0)?;
-                opened.as_fd()
-            };
-            if len > 0 {
-                copy_data(from.fd(), to, len)?;
+        let opened = self.with_upper(node, |dir, name| {
+            if name.is_empty() {
+                return dir.try_clone_to_owned().map_err(|_| Errno::EMFILE);
             }
-            if len < before.size {
-                sys::file::ftruncate(to, len)?;
-            }
-            if u32::from(sys::dir::fstat(to)?.perm) != u32::from(before.perm) {
-                sys::dir::chmodat(to, b"", u32::from(before.perm))?;
-            }
-            let (atime, mtime) = upper::times_of(&before);
-            sys::dir::futimes(to, atime, mtime)?;
-            if !upper.volatile() {
-                sys::file::fsync(to, false)?;
-            }
-            for namespace in [Namespace::Trusted, Namespace::User] {
-                let attr = namespace.name(Mark::Metacopy).unwrap_or_default();
-                super::soft(sys::xattr::remove(to, b"", &attr))?;
-            }
-            Ok(())
+            sys::dir::openat(dir, name, libc::O_RDWR | libc::O_NONBLOCK, 0)
         })?;
+        self.fill(opened.as_fd(), &from, amount)?;
         let mut state = node.state.write();
         state.data = None;
         self.fds.drop_data(node.id);
+        Ok(())
+    }
+
+    fn fill(&self, to: BorrowedFd<'_>, from: &LowerData, amount: Amount) -> Result<()> {
+        let before = sys::dir::fstat(to)?;
+        let len = match amount {
+            Amount::Whole => before.size,
+            Amount::Prefix(n) => n.min(before.size),
+        };
+        if len > 0 {
+            copy_data(from.fd(), to, len)?;
+        }
+        if len < before.size {
+            sys::file::ftruncate(to, len)?;
+        }
+        if u32::from(sys::dir::fstat(to)?.perm) != u32::from(before.perm) {
+            sys::dir::chmodat(to, b"", u32::from(before.perm))?;
+        }
+        let (atime, mtime) = upper::times_of(&before);
+        sys::dir::futimes(to, atime, mtime)?;
+        if !self.need_upper()?.volatile() {
+            sys::file::fsync(to, false)?;
+        }
+        for namespace in [Namespace::Trusted, Namespace::User] {
+            let attr = namespace.name(Mark::Metacopy).unwrap_or_default();
+            super::soft(sys::xattr::remove(to, b"", &attr))?;
+        }
         Ok(())
     }
 }

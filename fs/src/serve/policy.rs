@@ -51,14 +51,14 @@ pub struct Policy {
     pub writeback: bool,
     /// The kernel enforces POSIX ACLs.
     pub acls: bool,
-    /// Threads that answer requests.
+    /// Threads that answer requests to begin with; more are started when all have work.
     pub threads: usize,
 }
 
 impl Policy {
     /// The default for a mount that can (or cannot) be written and whose layers have ACLs (or not).
     pub fn new(writable: bool, acls: bool) -> Policy {
-        Policy { ttl: Ttl { sec: FOREVER, nsec: 0 }, writeback: writable, acls, threads: 4 }
+        Policy { ttl: Ttl { sec: FOREVER, nsec: 0 }, writeback: writable, acls, threads: 2 }
     }
 
     /// Lets names and attributes expire after so many seconds (`timeout=`).

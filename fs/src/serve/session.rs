@@ -9,6 +9,7 @@ use std::sync::mpsc::Sender;
 use parking_lot::Mutex;
 
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
+use super::pool::Pool;
 use super::reply;
 use super::seek::{self, Seek};
 use super::wire::{self, op};
@@ -29,6 +30,7 @@ pub struct Session {
     /// Where seeks are handed to that must not hold up a serving thread; `None` while not serving,
     /// and where the kernel holds no dirty pages.
     pub(super) seeks: Mutex<Option<Sender<Seek>>>,
+    pool: Pool,
 }
 
 impl Session {
@@ -66,7 +68,14 @@ impl Session {
             let offered = u64::from(low) | (u64::from(high) << 32);
             let agreed = policy::negotiate(&policy, offered, max_readahead);
             send(&device, head.unique, 0, agreed.reply().bytes())?;
-            return Ok(Session { overlay, device, policy, agreed, seeks: Mutex::new(None) });
+            return Ok(Session {
+                overlay,
+                device,
+                policy,
+                agreed,
+                seeks: Mutex::new(None),
+                pool: Pool::default(),
+            });
         }
     }
 
@@ -91,22 +100,11 @@ impl Session {
             *self.seeks.lock() = Some(sender);
             seeking = Some(thread);
         }
-        let mut threads = Vec::new();
-        for i in 1..self.policy.threads.max(1) {
-            let session = Arc::clone(self);
-            let thread = std::thread::Builder::new()
-                .name(format!("cowlfs-{i}"))
-                .spawn(move || session.serve())
-                .map_err(|_| Errno::EAGAIN)?;
-            threads.push(thread);
+        for _ in 1..self.policy.threads.max(1) {
+            self.pool.grow(self);
         }
         let mut done = self.serve();
-        for thread in threads {
-            match thread.join() {
-                Ok(result) => done = done.and(result),
-                Err(_panicked) => done = done.and(Err(Errno::EIO)),
-            }
-        }
+        done = done.and(self.pool.join());
         drop(self.seeks.lock().take());
         if seeking.is_some_and(|thread| thread.join().is_err()) {
             done = done.and(Err(Errno::EIO));
@@ -114,12 +112,18 @@ impl Session {
         done
     }
 
-    fn serve(&self) -> Result<()> {
+    pub(super) fn serve(self: &Arc<Session>) -> Result<()> {
         let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
         let mut scratch = Scratch { data: vec![0u8; MAX_IO], ..Scratch::default() };
         loop {
-            match sys::fuse::receive(self.device.as_fd(), &mut buf) {
+            self.pool.waits();
+            let received = sys::fuse::receive(self.device.as_fd(), &mut buf);
+            let last = self.pool.works();
+            match received {
                 Ok(n) => {
+                    if last {
+                        self.pool.grow(self);
+                    }
                     if let Some(request) = buf.get(..n) {
                         self.handle(request, &mut scratch)?;
                     }
