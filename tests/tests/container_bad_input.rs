@@ -145,7 +145,8 @@ fn hostile_names(machine: &Machine) {
         "a/../../../x/outside",
     ] {
         let layer = Tar::default().directory("a/").file(name, b"escaped").finish();
-        let file = machine.file("hostile.tar", archive::image("hostile", &[layer.clone()]));
+        let file =
+            machine.file("hostile.tar", archive::image("hostile", std::slice::from_ref(&layer)));
         refused(machine, &file, "outside");
         let file = machine.file("import.tar", layer);
         let before = store(machine);
