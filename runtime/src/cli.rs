@@ -138,6 +138,11 @@ fn usage(error: &clap::Error) -> Result<u8, Failure> {
         let missing = missing.strip_suffix("...").unwrap_or(&missing);
         message = format!("an argument is missing: {missing}");
     }
+    if let Some(ContextValue::Strings(valid)) = error.get(ContextKind::ValidValue)
+        && !valid.is_empty()
+    {
+        message = format!("{message}: give one of {}", valid.join(", "));
+    }
     let command = if running { "cowl run --help" } else { "cowl --help" };
     let exit_code = if running { ENGINE_ERROR } else { 1 };
     Err(Failure::new(exit_code, format!("{message}; see '{command}'")))

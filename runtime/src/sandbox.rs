@@ -251,7 +251,11 @@ fn make_dirs(dir: &Path) -> Result<(), Error> {
         Ok(()) => Ok(()),
         Err(_) if fs::metadata(dir).is_ok_and(|found| found.is_dir()) => Ok(()),
         Err(error) => {
-            Err(Error::Io(format!("make the working directory {}", dir.display()), error))
+            let errno = error.raw_os_error().map(Errno::from_raw);
+            // Found, and refused above: it is something else.
+            let errno = if errno == Some(Errno::EEXIST) { Some(Errno::ENOTDIR) } else { errno };
+            let what = format!("make the working directory {}", dir.display());
+            Err(Error::Step(what, errno.unwrap_or(Errno::EIO)))
         }
     }
 }

@@ -19,6 +19,7 @@ use crate::monitor::{self, Assignment, ENGINE_ERROR, Report};
 use crate::rootfs::Lower;
 use crate::sandbox::{Plan, Streams};
 use crate::spec::{self, Defaults, Network, Spec, environment, volume};
+use crate::store::Store;
 use crate::sys;
 use crate::sys::process::{Child, Side};
 use crate::terminal::{self, Copying, OurEnds, Raw};
@@ -107,8 +108,8 @@ fn machine(context: &Context) -> Chosen {
     }
 }
 
-fn image(context: &Context, name: &str) -> Result<Chosen, Failure> {
-    let image = context.store()?.resolve(name).map_err(engine)?;
+fn image(store: &Store, name: &str) -> Result<Chosen, Failure> {
+    let image = store.resolve(name).map_err(engine)?;
     let words = |list: &[String]| list.iter().map(OsString::from).collect::<Vec<_>>();
     Ok(Chosen {
         name: name.to_owned(),
@@ -166,7 +167,7 @@ fn prepare(args: Args, context: &Context) -> Result<Prepared, Failure> {
     // Held until the container is written down, so that the image is not removed meanwhile.
     let store = context.store().map_err(|failure| engine(failure.message))?;
     let guard = store.lock_shared().map_err(engine)?;
-    let chosen = if name == MACHINE { machine(context) } else { image(context, &name)? };
+    let chosen = if name == MACHINE { machine(context) } else { image(&store, &name)? };
     let command =
         spec::command(&chosen.defaults, args.entrypoint, words.collect()).map_err(engine)?;
     let working_dir = spec::working_dir(&chosen.defaults, args.workdir).map_err(engine)?;
