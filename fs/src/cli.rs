@@ -9,7 +9,7 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use crate::options::{OptionError, Options};
-use crate::serve::mount::{Mount, MountError, MountOptions, mount};
+use crate::serve::mount::{Mount, MountError, MountOptions, mount, remount};
 use crate::serve::{Policy, Session};
 use crate::start::{StartError, open_union};
 use crate::sys::{self, Errno};
@@ -43,6 +43,7 @@ Options (a backslash takes the next character of a path literally):
   allow_other      other users may look in (always so for root)
   fsname=NAME      first column of the table of mounts
   ro nosuid nodev noexec noatime …   as mount(8)
+  remount          change these flags of a mount that is there
 ";
 
 /// Why the program ends with a failure; the text is what the user reads.
@@ -152,6 +153,11 @@ fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
     let given = &arguments.mountpoint;
     arguments.mountpoint =
         given.canonicalize().map_err(|e| Failure::MountPoint(given.clone(), e))?;
+    if arguments.options.remount {
+        let flags = mount_options(&arguments.options).flags;
+        remount(&arguments.mountpoint, flags)?;
+        return Ok(ExitCode::SUCCESS);
+    }
     let ready = arguments
         .ready
         .map(|fd| sys::fuse::adopt(fd).map_err(|e| Failure::System("use the ready descriptor", e)))
@@ -186,7 +192,7 @@ fn mount_options(options: &Options) -> MountOptions {
     let mut flags = options.mount_flags.iter().fold(0, |all, (bit, _)| all | bit);
     let mut names: Vec<String> =
         options.mount_flags.iter().map(|(_, name)| (*name).to_owned()).collect();
-    if options.upper.is_none() && flags & libc::MS_RDONLY == 0 {
+    if options.upper.is_none() && !options.remount && flags & libc::MS_RDONLY == 0 {
         flags |= libc::MS_RDONLY;
         names.push("ro".into());
     }

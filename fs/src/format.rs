@@ -14,6 +14,10 @@ pub const AUFS_WHITEOUT: &[u8] = b".wh.";
 /// Name of AUFS's opaque marker file.
 pub const AUFS_OPAQUE: &[u8] = b".wh..wh..opq";
 
+/// The device that stands for a user's character device 0:0 (with the mark): major 0 is never a real
+/// one.
+pub const STAND_IN: u64 = 0xff;
+
 /// The xattr namespaces marks are looked for in; the written one comes first.
 const PREFIXES: [&[u8]; 3] = [b"trusted.overlay.", b"user.overlay.", b"user.fuseoverlayfs."];
 
@@ -31,6 +35,9 @@ pub enum Mark {
     Whiteout,
     /// The file has attributes only; its data is the lower file's (overlayfs `metacopy`).
     Metacopy,
+    /// Our own, on a character device [`STAND_IN`]: users made it as 0:0, which by itself would be a
+    /// whiteout.
+    StandIn,
     /// Our own: the [`Origin`] that the file had before it was copied up.
     Origin,
 }
@@ -43,6 +50,7 @@ impl Mark {
             Mark::Impure => b"impure",
             Mark::Whiteout => b"whiteout",
             Mark::Metacopy => b"metacopy",
+            Mark::StandIn => b"cowl.rdev",
             Mark::Origin => b"cowl.origin",
         }
     }

@@ -78,6 +78,8 @@ pub struct Names {
     pub redirect: Option<Vec<u8>>,
     /// The result of the scan.
     pub merged: Option<Merged>,
+    /// The upper directory holds an opaque marker file, which users do not see.
+    pub marker: bool,
     /// Which of the lowers are marked as holding copied-up entries.
     pub impure_lowers: Vec<bool>,
     /// The upper directory is marked as holding copied-up entries.

@@ -39,6 +39,8 @@ pub struct Options {
     pub ownership: Ownership,
     /// `unmapped_to_root`.
     pub unmapped_to_root: bool,
+    /// `remount`: change the flags of a mount that is there.
+    pub remount: bool,
     /// `allow_other`, or not; `None`: only where it is sure to be allowed.
     pub allow_other: Option<bool>,
     /// `fsname=`.
@@ -103,7 +105,8 @@ const FLAGS: &[(&str, u64, u64)] = &[
 /// them:
 /// `default_permissions` is always on; `defaults`, `auto`, `nofail`, `user`, `_netdev` are
 /// mount(8)'s own; `subtype` is fixed; `max_idle_threads`, `clone_fd`, `threaded` tune libfuse;
-/// `auto_unmount` is what a signal does; `userxattr`, `xino`, `index`, `redirect_dir`, `nfs_export`,
+/// `auto_unmount` is what a signal does; `user_id`, `group_id`, `rootmode` come back from the table of
+/// mounts with `mount -o remount`; `userxattr`, `xino`, `index`, `redirect_dir`, `nfs_export`,
 /// `metacopy` are kernel overlayfs's: the namespace is probed, inode numbers and hard links are kept
 /// stable and directory renames work in any case, and no file is stored as metadata only.
 const ACCEPTED: &[&str] = &[
@@ -134,6 +137,9 @@ const ACCEPTED: &[&str] = &[
     "fast_ino",
     "debug",
     "writeback",
+    "user_id",
+    "group_id",
+    "rootmode",
 ];
 
 /// Splits at unescaped `separator` bytes; escapes stay in the parts.
@@ -240,6 +246,7 @@ impl Options {
             "one_file_system" => self.one_file_system = true,
             "hide" => self.hide.extend(split(value, b':').iter().map(|p| path(p))),
             "unmapped_to_root" => self.unmapped_to_root = true,
+            "remount" => self.remount = true,
             "allow_other" => self.allow_other = Some(true),
             "noallow_other" => self.allow_other = Some(false),
             "allow_root" => {
@@ -278,6 +285,7 @@ impl Options {
     /// See [`OptionError`].
     pub fn check(&self) -> Result<(), OptionError> {
         match (&self.upper, &self.work) {
+            _ if self.remount => Ok(()),
             _ if self.lowers.is_empty() => Err(OptionError::NoLower),
             (Some(_), None) => Err(OptionError::NoWork),
             (None, Some(_)) => Err(OptionError::WorkAlone),

@@ -311,6 +311,7 @@ impl Names {
             lowers: lowers.into(),
             redirect: None,
             merged: None,
+            marker: false,
             impure_lowers: Vec::new(),
             impure: false,
             default_acl: None,

@@ -10,7 +10,7 @@
 use std::os::fd::BorrowedFd;
 
 use crate::attr::{Attr, Kind};
-use crate::format::absent;
+use crate::format::{self, Mark, Namespace, absent};
 use crate::sys::{self, Errno, Result};
 
 /// The xattr that is written.
@@ -126,6 +126,12 @@ impl Ownership {
 
     /// The attributes to show for the host's.
     pub fn shown(self, dir: BorrowedFd<'_>, name: &[u8], mut attr: Attr) -> Result<Attr> {
+        if attr.kind == Kind::Char
+            && attr.rdev == format::STAND_IN
+            && format::read(dir, name, Mark::StandIn)?.is_some()
+        {
+            attr.rdev = 0;
+        }
         if !matches!(attr.kind, Kind::File | Kind::Dir) {
             return Ok(attr);
         }
@@ -189,6 +195,9 @@ impl Ownership {
 
     /// Makes a special file, or a placeholder where the host refuses one.
     pub fn mknod(self, dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
+        if Kind::from_mode(mode) == Kind::Char && rdev == 0 {
+            return stand_in(dir, name, mode);
+        }
         match sys::dir::mknodat(dir, name, mode, rdev) {
             Err(e) if refused(e) && self == Ownership::Kept => {}
             other => return other,
@@ -204,6 +213,15 @@ impl Ownership {
             let _may_be_absent = sys::dir::unlinkat(dir, name);
         })
     }
+}
+
+/// Makes a character device 0:0 that is not taken for a whiteout.
+fn stand_in(dir: BorrowedFd<'_>, name: &[u8], mode: u32) -> Result<()> {
+    let mark = Namespace::Trusted.name(Mark::StandIn).ok_or(Errno::EPERM)?;
+    sys::dir::mknodat(dir, name, mode, format::STAND_IN)?;
+    sys::xattr::set(dir, name, &mark, b"0", 0).inspect_err(|_| {
+        let _may_be_absent = sys::dir::unlinkat(dir, name);
+    })
 }
 
 #[cfg(test)]

@@ -218,7 +218,7 @@ impl Upper {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        if self.features.namespace == Namespace::None && name == format::AUFS_OPAQUE {
+        if name == format::AUFS_OPAQUE {
             return Err(Errno::EINVAL);
         }
         if self.features.whiteouts == WhiteoutForm::Aufs {

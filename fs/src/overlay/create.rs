@@ -70,8 +70,8 @@ impl Overlay {
     /// Makes `name` in `parent`; the caller gives the pin on the new node back.
     ///
     /// # Errors
-    /// `EEXIST` when users see the name; `ENOENT` when the directory was removed; `EROFS`; `EPERM`
-    /// for a device that the format uses as a mark; errors of the upper.
+    /// `EEXIST` when users see the name; `ENOENT` when the directory was removed; `EROFS`; errors of
+    /// the upper.
     pub fn create(
         &self,
         parent: NodeId,
@@ -82,9 +82,6 @@ impl Overlay {
     ) -> Result<Looked> {
         let upper = self.need_upper()?;
         upper.check_name(name)?;
-        if let NewNode::Special(Kind::Char, 0) = new {
-            return Err(Errno::EPERM); // would read as a whiteout
-        }
         let parent = self.node(parent)?;
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
@@ -100,7 +97,10 @@ impl Overlay {
         let fd = self.upper_dir_fd(&parent)?;
         let wanted = self.wanted(upper, &mut names, fd.as_fd(), new.kind(), mode, caller)?;
         let (euid, egid) = sys::process::ids();
+        // Two steps (see `ownership`), the first of which alone would be something else.
+        let stand_in = matches!(new, NewNode::Special(Kind::Char, 0));
         let in_place = !over_whiteout
+            && !stand_in
             && wanted.access.is_none()
             && wanted.default.is_none()
             && wanted.uid == euid

@@ -181,7 +181,7 @@ impl Overlay {
             key = marks.origin.and_then(|o| self.fs.read().verify(o)).unwrap_or(key);
             if marks.metacopy && attr.kind == Kind::File {
                 let source = Metacopy { redirect: marks.redirect };
-                data = Some(self.data_below(&names.lowers, name, &source)?);
+                data = Some(self.data_below(&names.lowers, 0, name, &source)?);
             }
         }
         Ok(Spot { attr, place: Place::Upper, key: indexed.unwrap_or(key), data })
@@ -200,7 +200,7 @@ impl Overlay {
             && let Some(source) = layer.metacopy(&lower)?
         {
             let below = names.lowers.get(at + 1..).unwrap_or_default();
-            data = Some(self.data_below(below, name, &source)?);
+            data = Some(self.data_below(below, dir.layer.0 + 1, name, &source)?);
         }
         let key = self.key_of(&attr);
         Ok(Spot { attr, place: Place::Lower(lower), key, data })

@@ -17,16 +17,19 @@ use crate::upper;
 const LONGEST_CHAIN: usize = 64;
 
 impl Overlay {
-    /// The file with the data of an attributes-only file `name`, in the directories `stack` below it.
+    /// The file with the data of an attributes-only file `name`: in the directories `stack` below it,
+    /// or where it says, in the layers from `first` on.
     ///
     /// # Errors
     /// `EIO` when no layer has it: better no data than zeros.
     pub(super) fn data_below(
         &self,
         stack: &[LowerRef],
+        first: u16,
         name: &[u8],
         source: &Metacopy,
     ) -> Result<LowerRef> {
+        let mut first = first;
         let mut stack = stack.to_vec();
         let mut name = name.to_vec();
         let mut source = source.clone();
@@ -36,7 +39,6 @@ impl Overlay {
                     None => target.clone(),
                     Some(slash) => {
                         let (dir, base) = target.split_at_checked(slash).ok_or(Errno::EIO)?;
-                        let first = stack.first().map_or(0, |d| d.layer.0);
                         stack = self.resolve(dir, first, 0)?;
                         base.get(1..).ok_or(Errno::EIO)?.to_vec()
                     }
@@ -58,6 +60,7 @@ impl Overlay {
                 None => return Ok(at),
                 Some(next) => source = next,
             }
+            first = at.layer.0 + 1;
             stack.drain(..=i);
         }
         Err(Errno::ELOOP)

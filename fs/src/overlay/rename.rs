@@ -235,7 +235,7 @@ impl Overlay {
         }
         if entry.flags.has(Flags::UPPER) {
             let held = self.upper_dir_fd(target)?;
-            let marker = upper.features().namespace == Namespace::None;
+            let marker = inner.marker || upper.features().namespace == Namespace::None;
             if marker || !m.whiteouts().is_empty() {
                 upper.strip_dir(to.fd.as_fd(), to.name)?;
                 // Opaque and bare now, should the rename fail: to be read again.

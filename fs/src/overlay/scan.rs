@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::Overlay;
 use crate::attr::Kind;
-use crate::format::{self, Mark, Namespace};
+use crate::format::{self, Mark};
 use crate::ident::{FileKey, LayerId};
 use crate::inode::{Names, Node};
 use crate::layer::{DirMarks, Found, LowerRef};
@@ -45,7 +45,7 @@ impl Overlay {
             let marks = format::dir_marks(fd.as_fd(), b"")?;
             names.impure = marks.impure;
             let mut opaque = marks.opaque;
-            self.scan_upper(fd.as_fd(), &marks, &mut opaque, &mut merged)?;
+            self.scan_upper(fd.as_fd(), &marks, &mut opaque, &mut names.marker, &mut merged)?;
             if opaque {
                 lowers.clear();
             } else if let Some(target) = marks.redirect {
@@ -90,18 +90,18 @@ impl Overlay {
         fd: std::os::fd::BorrowedFd<'_>,
         marks: &format::XattrMarks,
         opaque: &mut bool,
+        marker: &mut bool,
         merged: &mut Merged,
     ) -> Result<()> {
         let upper = self.need_upper()?;
         let aufs = upper.features().whiteouts == WhiteoutForm::Aufs;
-        let opaque_files = upper.features().namespace == Namespace::None;
         sys::dir::list(fd, |e| {
-            if opaque_files && e.name == format::AUFS_OPAQUE {
+            if e.name == format::AUFS_OPAQUE {
                 *opaque = true;
+                *marker = true;
                 return Ok(());
             }
             if aufs && e.name.starts_with(format::AUFS_WHITEOUT) {
-                *opaque |= e.name == format::AUFS_OPAQUE;
                 if let Some(hidden) = format::aufs_hidden(e.name) {
                     merged.scan_upper(hidden, None, 0);
                 }

@@ -185,7 +185,8 @@ impl Overlay {
         let below = entry.flags.has(Flags::LOWER);
         if entry.flags.has(Flags::UPPER) {
             let held = self.upper_dir_fd(node)?;
-            upper.remove_dir(fd.as_fd(), name, below, whiteouts.is_empty())?;
+            let bare = whiteouts.is_empty() && !inner.marker;
+            upper.remove_dir(fd.as_fd(), name, below, bare)?;
             node.state.write().held = Some(held);
         } else {
             upper.add_whiteout(fd.as_fd(), name)?;

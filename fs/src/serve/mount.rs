@@ -30,12 +30,14 @@ pub struct MountOptions {
 pub enum MountError {
     /// /dev/fuse cannot be opened.
     #[error(
-        "cannot open /dev/fuse: {0}; load the fuse module, or give this user access to the device"
-    )]
+        "cannot open /dev/fuse: {why}; load the fuse module, or give this user access to the device", why = .0.desc())]
     Device(Errno),
     /// mount(2) refused.
-    #[error("cannot mount on {0}: {1}")]
+    #[error("cannot mount on {path}: {why}", path = .0.display(), why = .1.desc())]
     Mount(PathBuf, Errno),
+    /// mount(2) refused to change flags.
+    #[error("cannot change the mount on {path}: {why}", path = .0.display(), why = .1.desc())]
+    Remount(PathBuf, Errno),
     /// fusermount3 is needed but not there.
     #[error(
         "cannot mount on {0}: not permitted here, and fusermount3 cannot be run ({1}); install \
@@ -87,6 +89,16 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), Mo
         }
         other => other,
     }
+}
+
+/// Changes the flags of a mount that is there (`mount -o remount`, which runs us as a helper).
+///
+/// # Errors
+/// What mount(2) says: `EINVAL` when nothing is mounted there, `EPERM`, `EBUSY` for `ro` while files
+/// are open for writing.
+pub fn remount(path: &Path, flags: u64) -> Result<(), MountError> {
+    sys::fuse::mount(b"cowlfs", path, FSTYPE, flags | libc::MS_REMOUNT, b"")
+        .map_err(|e| MountError::Remount(path.into(), e))
 }
 
 fn by_helper(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), MountError> {
