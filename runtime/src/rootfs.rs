@@ -107,7 +107,11 @@ fn options(lower: &Lower, dir: &Path) -> OsString {
     }
     match lower {
         Lower::Layers { owners_kept: false, .. } => {}
-        Lower::Layers { owners_kept: true, .. } => text.push(",xattr_permissions=2"),
+        Lower::Layers { owners_kept: true, .. } => {
+            // An owner that the namespace does not have is kept, and shown as root's: the kernel
+            // lets nobody, root included, write to a file whose owner it cannot name.
+            text.push(",xattr_permissions=2,unmapped_to_root");
+        }
         Lower::Machine { store, unmapped_to_root } => {
             text.push(",one_file_system,hide=");
             escape(store, &mut text);
@@ -331,7 +335,7 @@ mod tests {
         assert_eq!(
             options(&lower, Path::new("/x")),
             "lowerdir=/a\\,b:/c\\:d\\\\e,upperdir=/x/upper,workdir=/x/work,\
-             xattr_permissions=2"
+             xattr_permissions=2,unmapped_to_root"
         );
         let machine = Lower::Machine { store: "/s,t".into(), unmapped_to_root: true };
         assert_eq!(
