@@ -7,7 +7,7 @@
 use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 
 use lru::LruCache;
 use parking_lot::Mutex;
@@ -30,6 +30,9 @@ pub struct DataFd {
 /// The caches of one mount.
 #[derive(Debug)]
 pub struct FdCache {
+    /// How many unlinked files may be held by a descriptor each.
+    most_held: usize,
+    held: AtomicUsize,
     next: AtomicU64,
     dirs: Mutex<LruCache<DirKey, Arc<OwnedFd>>>,
     data: Mutex<LruCache<NodeId, DataFd>>,
@@ -49,9 +52,25 @@ impl FdCache {
         let n = usize::try_from((limit / SHARE).clamp(LEAST, MOST)).unwrap_or(LEAST as usize);
         let n = NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
         FdCache {
+            most_held: n.get(),
+            held: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             dirs: Mutex::new(LruCache::new(n)),
             data: Mutex::new(LruCache::new(n)),
+        }
+    }
+
+    /// Whether one more unlinked file may be held by a descriptor.
+    pub fn may_hold(&self) -> bool {
+        self.held.load(Ordering::Relaxed) < self.most_held
+    }
+
+    /// Counts the descriptors that hold unlinked files: one comes, one goes, or both.
+    pub fn count_held(&self, before: bool, after: bool) {
+        match (before, after) {
+            (false, true) => drop(self.held.fetch_add(1, Ordering::Relaxed)),
+            (true, false) => drop(self.held.fetch_sub(1, Ordering::Relaxed)),
+            _ => {}
         }
     }
 

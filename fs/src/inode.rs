@@ -29,6 +29,9 @@ pub enum Place {
     Upper,
     /// In the hard-link index of the upper (several lower names, copied up once).
     Index,
+    /// In the work directory under the node's number: it lost its last name while it was open, when
+    /// too many others were held by a descriptor each.
+    Stash,
 }
 
 /// One name of a node.

@@ -9,7 +9,7 @@
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, AtomicU32};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -113,6 +113,7 @@ impl Overlay {
             _ => return Err(Errno::EINVAL),
         };
         let key = FileKey { fs: fs.add(attr.dev), ino: attr.ino };
+        let writable = usize::from(upper.is_some());
         let root = nodes.insert(Node {
             id: nodes.new_id(),
             key,
@@ -127,7 +128,8 @@ impl Overlay {
             copying: Mutex::new(()),
             dir: Some(Box::new(DirPart {
                 key: fds.new_key(),
-                links: Arc::default(),
+                // Merged from several and not counted yet: 1, as overlayfs and btrfs show it.
+                links: Arc::new(AtomicU32::new(u32::from(roots.len() + writable > 1))),
                 parent_lowers: Arc::default(),
                 merged: Mutex::new(Names::new(roots)),
             })),
@@ -188,9 +190,25 @@ impl Overlay {
     pub fn forget(&self, id: NodeId, n: u64) {
         for node in self.nodes.unpin(id, n) {
             self.fds.drop_data(node.id);
-            if let Some(dir) = &node.dir {
-                self.fds.drop_dir(dir.key);
+            match &node.dir {
+                Some(dir) => self.fds.drop_dir(dir.key),
+                None => self.release(&node, &mut node.state.write()),
             }
+        }
+    }
+
+    /// Holds an upper object without a name by a descriptor, or no longer.
+    fn set_held(&self, state: &mut State, held: Option<Arc<OwnedFd>>) {
+        self.fds.count_held(state.held.is_some(), held.is_some());
+        state.held = held;
+    }
+
+    /// Gives up what keeps a file without a name: nobody has it open any more, or it has a name.
+    fn release(&self, node: &Node, state: &mut State) {
+        self.set_held(state, None);
+        if let (Place::Stash, Some(upper)) = (&state.place, &self.upper) {
+            let _swept_at_the_next_mount = sys::dir::unlinkat(upper.work(), &stash_name(node.id));
+            state.place = Place::Upper;
         }
     }
 
@@ -275,6 +293,9 @@ impl Overlay {
         if let Some(held) = &state.held {
             return f(held.as_fd(), b"");
         }
+        if matches!(state.place, Place::Stash) {
+            return f(self.need_upper()?.work(), &stash_name(node.id));
+        }
         if matches!(state.place, Place::Index) {
             return f(self.need_upper()?.index(), &Upper::index_name(node.key));
         }
@@ -338,6 +359,11 @@ fn lock_two<'a>(
         let first = a.dir()?.merged.lock();
         Ok((first, Some(second)))
     }
+}
+
+/// Name of a stashed file in the work directory.
+fn stash_name(id: NodeId) -> Vec<u8> {
+    format!("open-{:x}", id.0).into_bytes()
 }
 
 /// Adds a name to a node, or moves an existing one.

@@ -209,16 +209,18 @@ impl Upper {
         format!("#{:x}", self.next.fetch_add(1, Ordering::Relaxed)).into_bytes()
     }
 
-    /// Whether the upper may hold an object of this name. Where deletions are `.wh.` files, names
+    /// Whether the upper directory `dir` may hold an object of this name. Where deletions are `.wh.` files, names
     /// with that prefix are taken, and the longest names could not be deleted.
     ///
     /// # Errors
     /// `ENAMETOOLONG` over 255 bytes, `EINVAL` for a name that would be read as a mark.
-    pub fn check_name(&self, name: &[u8]) -> Result<()> {
+    pub fn check_name(&self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<()> {
         if name.len() > NAME_MAX {
             return Err(Errno::ENAMETOOLONG);
         }
-        if name == format::AUFS_OPAQUE {
+        if name == format::AUFS_OPAQUE
+            && (self.features.namespace == Namespace::None || format::dir_marks(dir, b"")?.opaque)
+        {
             return Err(Errno::EINVAL);
         }
         if self.features.whiteouts == WhiteoutForm::Aufs {

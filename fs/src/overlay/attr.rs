@@ -97,7 +97,9 @@ impl Overlay {
                 let state = node.state.read();
                 if let Some(n) = state.nlink {
                     attr.nlink = n;
-                } else if matches!(state.place, Place::Lower(_)) && state.links.is_empty() {
+                } else if matches!(state.place, Place::Lower(_) | Place::Stash)
+                    && state.links.is_empty()
+                {
                     attr.nlink = 0; // deleted, still open
                 }
             }

@@ -146,7 +146,7 @@ impl Overlay {
         }
         sys::dir::unlinkat(upper.work(), tmp)?;
         let mut state = node.state.write();
-        state.held = held;
+        self.set_held(&mut state, held);
         state.place = if named { Place::Index } else { Place::Upper };
         state.data = None;
         self.fds.drop_data(node.id);

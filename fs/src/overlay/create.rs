@@ -81,7 +81,6 @@ impl Overlay {
         caller: &Caller,
     ) -> Result<Looked> {
         let upper = self.need_upper()?;
-        upper.check_name(name)?;
         let parent = self.node(parent)?;
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
@@ -95,6 +94,7 @@ impl Overlay {
         }
         let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
         let fd = self.upper_dir_fd(&parent)?;
+        upper.check_name(fd.as_fd(), name)?;
         let wanted = self.wanted(upper, &mut names, fd.as_fd(), new.kind(), mode, caller)?;
         let (euid, egid) = sys::process::ids();
         // Two steps (see `ownership`), the first of which alone would be something else.
@@ -331,13 +331,14 @@ impl Overlay {
                 links: Vec::new(),
                 place: Place::Upper,
                 data: None,
-                held: Some(Arc::new(file)),
+                held: None,
                 nlink: None,
             }),
             copying: Mutex::new(()),
             dir: None,
             keyed: AtomicBool::new(false),
         });
+        self.set_held(&mut node.state.write(), Some(Arc::new(file)));
         let attr = self.present(&node, attr);
         Ok(Looked { node, attr })
     }

@@ -18,7 +18,6 @@ impl Overlay {
     /// `EEXIST`, `EROFS`, `EPERM` for a directory, `ENOENT` for a file without a name left.
     pub fn link(&self, id: NodeId, parent: NodeId, name: &[u8]) -> Result<Looked> {
         let upper = self.need_upper()?;
-        upper.check_name(name)?;
         let node = self.node(id)?;
         if node.dir.is_some() {
             return Err(Errno::EPERM);
@@ -37,6 +36,7 @@ impl Overlay {
         }
         let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
         let fd = self.upper_dir_fd(&parent)?;
+        upper.check_name(fd.as_fd(), name)?;
         let tmp = upper.temp_name();
         // Counted before it is there: a count that is too low would lose the file too early.
         let counted = self.count_one_more(upper, &node)?;
@@ -55,7 +55,7 @@ impl Overlay {
         }
         let mut state = node.state.write();
         add_link(&mut state, &parent, name);
-        state.held = None;
+        self.release(&node, &mut state);
         self.nodes.pin(parent.id, 1);
         state.nlink = counted.map(|n| n + 1).or(state.nlink);
         drop(state);

@@ -164,7 +164,7 @@ impl Overlay {
             add_link(&mut state, parent, name);
             self.nodes.pin(parent.id, 1);
             // A name again: what was held for want of one is reached by it.
-            state.held = None;
+            self.release(node, &mut state);
         }
     }
 

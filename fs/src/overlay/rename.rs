@@ -46,7 +46,6 @@ impl Overlay {
         if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
             return Err(Errno::EINVAL);
         }
-        upper.check_name(newname)?;
         let (parent, newparent) = (self.node(parent)?, self.node(newparent)?);
         let source = self.find(&parent, name)?;
         let target = match self.find(&newparent, newname) {
@@ -106,6 +105,10 @@ impl Overlay {
         };
         let from = Side { dir: parent, fd: self.upper_dir_fd(parent)?, name };
         let to = Side { dir: newparent, fd: self.upper_dir_fd(newparent)?, name: newname };
+        upper.check_name(to.fd.as_fd(), newname)?;
+        if exchange {
+            upper.check_name(from.fd.as_fd(), name)?;
+        }
         let (mut from_names, mut to_names) = lock_two(parent, newparent)?;
         self.load(parent, &mut from_names)?;
         if let Some(names) = &mut to_names {
@@ -143,8 +146,12 @@ impl Overlay {
             let moved =
                 self.move_object(upper, &from, &to, source.kind, &from_entry, to_entry.as_ref());
             if let (Err(e), Some(target)) = (moved, target) {
-                target.state.write().held = None; // it keeps its name
-                return Err(e);
+                if target.dir.is_some() {
+                    target.state.write().held = None;
+                } else {
+                    self.release(target, &mut target.state.write());
+                }
+                return Err(e); // it keeps its name
             }
             moved?;
         }

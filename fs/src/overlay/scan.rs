@@ -7,7 +7,7 @@ use parking_lot::MutexGuard;
 
 use super::Overlay;
 use crate::attr::Kind;
-use crate::format::{self, Mark};
+use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, LayerId};
 use crate::inode::{Names, Node};
 use crate::layer::{DirMarks, Found, LowerRef};
@@ -95,8 +95,10 @@ impl Overlay {
     ) -> Result<()> {
         let upper = self.need_upper()?;
         let aufs = upper.features().whiteouts == WhiteoutForm::Aufs;
+        // fuse-overlayfs leaves the marker file beside the xattr; by itself it is a user's file.
+        let only_files = upper.features().namespace == Namespace::None;
         sys::dir::list(fd, |e| {
-            if e.name == format::AUFS_OPAQUE {
+            if e.name == format::AUFS_OPAQUE && (marks.opaque || only_files) {
                 *opaque = true;
                 *marker = true;
                 return Ok(());

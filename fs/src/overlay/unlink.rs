@@ -3,8 +3,8 @@
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::Overlay;
 use super::copyup::hold;
+use super::{Overlay, stash_name};
 use crate::attr::Kind;
 use crate::ident::NodeId;
 use crate::inode::{Names, Node, Place};
@@ -89,17 +89,23 @@ impl Overlay {
         if others || state.held.is_some() {
             return Ok(());
         }
-        state.held = match state.place {
-            Place::Lower(_) => None,
+        let held = match state.place {
+            Place::Lower(_) | Place::Stash => return Ok(()),
             Place::Upper => match self.fds.data(node.id).filter(|d| d.writable) {
-                Some(data) => Some(data.fd),
-                None => Some(Arc::new(self.hold(fd, name, node.kind)?)),
+                Some(data) if self.fds.may_hold() => data.fd,
+                None if self.fds.may_hold() => Arc::new(self.hold(fd, name, node.kind)?),
+                _ => {
+                    sys::dir::linkat(fd, name, upper.work(), &stash_name(node.id))?;
+                    state.place = Place::Stash;
+                    return Ok(());
+                }
             },
             Place::Index => {
                 let index = Upper::index_name(node.key);
-                Some(Arc::new(self.hold(upper.index(), &index, node.kind)?))
+                Arc::new(self.hold(upper.index(), &index, node.kind)?)
             }
         };
+        self.set_held(&mut state, Some(held));
         Ok(())
     }
 
@@ -141,7 +147,7 @@ impl Overlay {
                     state.nlink = Some(count);
                     self.record_links(upper, node, count)
                 }
-                Place::Upper => Ok(()),
+                Place::Upper | Place::Stash => Ok(()),
             };
             // The name is gone, whatever becomes of the record (a full disk): a count that is too
             // high after the next mount only keeps a file in the index for longer.
