@@ -126,7 +126,8 @@ impl HostLayer {
     }
 
     fn present(&self, mut attr: Attr) -> Attr {
-        if self.view.unmapped_to_root {
+        // Where owners are kept, a layer is our own and the overflow id in it is just an id.
+        if self.view.unmapped_to_root && self.view.ownership == Ownership::Native {
             if attr.uid == self.overflow.0 {
                 attr.uid = 0;
             }
