@@ -53,13 +53,13 @@ impl Inside<'_> {
     fn init(&self) -> PathBuf {
         let start = Instant::now();
         loop {
-            for pid in left::named(self.machine.dir(), "/proc/self/exe load") {
+            for pid in left::named(self.machine.dir(), "/proc/self/exe --root") {
                 let process = PathBuf::from(format!("/proc/{pid}"));
                 let status = fs::read_to_string(process.join("status")).unwrap_or_default();
                 let numbers = status.lines().find_map(|line| line.strip_prefix("NSpid:"));
                 let command = fs::read(process.join("cmdline")).unwrap_or_default();
                 if numbers.is_some_and(|list| list.ends_with("\t1"))
-                    && command == b"/proc/self/exe\0load\0"
+                    && command == b"/proc/self/exe\0--root\0/tmp/inner\0load\0"
                 {
                     return process;
                 }
@@ -84,7 +84,7 @@ fn the_engines_own_file_cannot_be_written(machine: &Machine) {
     // `load` waits for an archive on stdin, so that there is time to look. The machine's own
     // libraries are in the container, as they would be in an image made for this.
     let child = machine
-        .command(["run", "--rm", "-i", "host", "/proc/self/exe", "load"])
+        .command(["run", "--rm", "-i", "host", "/proc/self/exe", "--root", "/tmp/inner", "load"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .spawn()
