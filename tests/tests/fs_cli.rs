@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
 
+use cowl_tests::container::Caller;
 use cowl_tests::mount::sys::{self, Errno, libc};
 use cowl_tests::mount::{Sut, World, cat, jail, put};
 use cowl_tests::{as_root, both};
@@ -399,10 +400,12 @@ as_root!(an_ordinary_user_mounts_with_fusermount, |w| {
     if !ours(w) {
         return;
     }
-    // No user namespace: fusermount3 does the mounting.
+    // No user namespace: fusermount3 does the mounting, for someone with an account.
+    Caller::User.prepare();
+    let user = Caller::User.id().unwrap();
     w.put(1, "d/f", "lower");
     w.put(1, "gone", "x");
-    let chown = |p: PathBuf| sys::lchown(p, jail::USER, jail::USER).unwrap();
+    let chown = |p: PathBuf| sys::lchown(p, user, user).unwrap();
     for d in ["upper", "work", "mnt", "l0", "l1", "l1/d", "l1/d/f", "l1/gone", "."] {
         chown(w.dir.join(d));
     }
@@ -410,14 +413,14 @@ as_root!(an_ordinary_user_mounts_with_fusermount, |w| {
     let mount = |w: &World| {
         let (mut cmd, log) = command(w);
         cmd.args(["-o", &options]).arg(w.m(""));
-        sys::as_ordinary_user(&mut cmd, jail::USER);
+        sys::as_ordinary_user(&mut cmd, user);
         let status = wait(&mut cmd.spawn().unwrap(), "the parent");
         assert!(status.success(), "{status}: {}", std::fs::read_to_string(log).unwrap());
     };
     let unmount = |w: &World| {
         let mut cmd = Command::new("fusermount3");
         cmd.arg("-u").arg(w.m("")).stdin(Stdio::null());
-        sys::as_ordinary_user(&mut cmd, jail::USER);
+        sys::as_ordinary_user(&mut cmd, user);
         assert!(cmd.status().unwrap().success());
         for _ in 0..200 {
             if !running_on(&w.dir) {
@@ -429,7 +432,7 @@ as_root!(an_ordinary_user_mounts_with_fusermount, |w| {
     };
     mount(w);
     let mnt = w.m("");
-    sys::as_user(jail::USER, jail::USER, || {
+    sys::as_user(user, user, || {
         assert_eq!(cat(mnt.join("d/f")), "lower");
         std::fs::write(mnt.join("d/f"), "changed").unwrap();
         sys::unlink(mnt.join("gone")).unwrap();
@@ -438,7 +441,7 @@ as_root!(an_ordinary_user_mounts_with_fusermount, |w| {
     });
     unmount(w);
     mount(w);
-    sys::as_user(jail::USER, jail::USER, || {
+    sys::as_user(user, user, || {
         assert_eq!(cat(mnt.join("new/d/f")), "changed");
         assert_eq!(sys::names(&mnt).unwrap(), ["new"]);
     });
