@@ -57,9 +57,10 @@ impl Overlay {
             other => other?,
         };
         let mut out = Vec::with_capacity(names.len());
-        for name in names.split_inclusive(|&b| b == 0) {
+        for name in names.split(|&b| b == 0).filter(|n| !n.is_empty()) {
             if !format::is_private(name) && (privileged || !name.starts_with(b"trusted.")) {
                 out.extend_from_slice(name);
+                out.push(0);
             }
         }
         Ok(out)

@@ -142,39 +142,47 @@ impl Mount {
     /// Takes the mount away while it is being served: cleanly if nobody uses it, otherwise after
     /// writing back what is dirty it is detached, and its last users have a moment to finish. False
     /// when some may still be left.
+    ///
+    /// A process must not wait for its own filesystem: killed meanwhile, it would never end, since
+    /// its own wait keeps the device open. So all this is done by a child without the device.
     pub fn unmount(&self) -> bool {
+        match sys::process::in_child(|| self.unmount_cleanly()) {
+            Ok(true) => return true,
+            Ok(false) => {}
+            Err(_) => return false,
+        }
+        let detached = sys::process::in_child(|| self.detach());
+        if detached == Ok(true) {
+            std::thread::sleep(LINGER);
+        }
+        false
+    }
+
+    fn unmount_cleanly(&self) -> bool {
         if let Ok(root) = sys::dir::open_dir_path(&self.path) {
             let _best_effort = sys::file::syncfs(root.as_fd());
         }
         if self.by_helper {
-            let quiet = |args: &[&str]| {
-                Command::new("fusermount3")
-                    .args(args)
-                    .arg("--")
-                    .arg(&self.path)
-                    .stdin(Stdio::null())
-                    .stderr(Stdio::null())
-                    .status()
-                    .is_ok_and(|s| s.success())
-            };
-            if quiet(&["-u", "-q"]) {
-                return true;
-            }
-            if !quiet(&["-u", "-q", "-z"]) {
-                return false;
-            }
-        } else {
-            match sys::fuse::umount(&self.path, libc::UMOUNT_NOFOLLOW) {
-                Ok(()) => return true,
-                Err(Errno::EBUSY) => {}
-                Err(_) => return false,
-            }
-            let flags = libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW;
-            if sys::fuse::umount(&self.path, flags).is_err() {
-                return false;
-            }
+            return self.helper(&["-u", "-q"]);
         }
-        std::thread::sleep(LINGER);
-        false
+        sys::fuse::umount(&self.path, libc::UMOUNT_NOFOLLOW).is_ok()
+    }
+
+    fn detach(&self) -> bool {
+        if self.by_helper {
+            return self.helper(&["-u", "-q", "-z"]);
+        }
+        sys::fuse::umount(&self.path, libc::MNT_DETACH | libc::UMOUNT_NOFOLLOW).is_ok()
+    }
+
+    fn helper(&self, arguments: &[&str]) -> bool {
+        Command::new("fusermount3")
+            .args(arguments)
+            .arg("--")
+            .arg(&self.path)
+            .stdin(Stdio::null())
+            .stderr(Stdio::null())
+            .status()
+            .is_ok_and(|status| status.success())
     }
 }

@@ -80,6 +80,33 @@ pub fn fork() -> Result<Option<i32>> {
     Ok((pid != 0).then_some(pid))
 }
 
+/// Runs `f` in a child process that has none of our descriptors but the standard ones, and returns
+/// its answer. Other threads go on meanwhile.
+///
+/// # Errors
+/// Errors of fork(2); `EINTR` when the child was killed.
+pub fn in_child(f: impl FnOnce() -> bool) -> Result<bool> {
+    // SAFETY: glibc keeps its allocator usable in the child of a process with threads, and the child
+    // takes no other lock of ours: it makes system calls, may run a program, and ends.
+    let pid = check_int(unsafe { libc::fork() })?;
+    if pid == 0 {
+        // SAFETY: plain calls; nothing of ours is used by descriptor from here on.
+        unsafe {
+            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);
+            let code = if f() { 0 } else { 1 };
+            libc::_exit(code);
+        }
+    }
+    let mut status = 0;
+    // SAFETY: a valid pointer.
+    while unsafe { libc::waitpid(pid, &raw mut status, 0) } < 0 {
+        if Errno::last() != Errno::EINTR {
+            return Err(Errno::last());
+        }
+    }
+    if libc::WIFEXITED(status) { Ok(libc::WEXITSTATUS(status) == 0) } else { Err(Errno::EINTR) }
+}
+
 /// Waits until a child has ended (waitpid(2)); how it ended is of no interest.
 pub fn wait(pid: i32) {
     // SAFETY: a null status pointer is allowed.
