@@ -112,7 +112,7 @@ const FNV_PRIME: u64 = 0x100_0000_01b3;
 ///
 /// Inode numbers mean nothing once layers were copied to another disk or extracted anew. Each
 /// filesystem therefore has a tag, made of inode number and birth time of the root of every lower on
-/// it; what was recorded under another tag is ignored.
+/// it, and of its UUID where that can be told; what was recorded under another tag is ignored.
 #[derive(Debug, Default)]
 pub struct FsTable {
     devs: Vec<u64>,
@@ -132,12 +132,13 @@ impl FsTable {
         (self.devs.len() - 1).min(usize::from(u16::MAX)) as u16
     }
 
-    /// Adds the root of a lower: its filesystem, and what tells it from a copy of it.
-    pub fn add_root(&mut self, dev: u64, ino: u64, birth: Option<Time>) {
+    /// Adds the root of a lower: its filesystem, and what tells it from a copy of it (inode number,
+    /// lasting number of the filesystem, birth time).
+    pub fn add_root(&mut self, dev: u64, own: [u64; 2], birth: Option<Time>) {
         let number = self.add(dev);
         let birth = birth.unwrap_or_default();
         if let Some(tag) = self.tags.get_mut(usize::from(number)) {
-            for part in [ino, birth.sec as u64, u64::from(birth.nsec)] {
+            for part in own.into_iter().chain([birth.sec as u64, u64::from(birth.nsec)]) {
                 *tag = (*tag ^ part).wrapping_mul(FNV_PRIME).rotate_left(23);
             }
         }
@@ -205,8 +206,8 @@ mod tests {
         let table = |ino| {
             let mut t = FsTable::default();
             t.add(7);
-            t.add_root(7, ino, None);
-            t.add_root(8, 2, Some(Time { sec: 5, nsec: 6 }));
+            t.add_root(7, [ino, 0], None);
+            t.add_root(8, [2, 1], Some(Time { sec: 5, nsec: 6 }));
             t.seal();
             t.add(9);
             t

@@ -101,8 +101,8 @@ impl Overlay {
         }
         for layer in &lowers {
             let root = layer.root();
-            let ino = layer.attr(&root)?.ino;
-            fs.add_root(layer.dev(&root)?, ino, layer.birth_time(&root)?);
+            let own = [layer.attr(&root)?.ino, sys::dir::lasting_fsid(layer.root_fd())?];
+            fs.add_root(layer.dev(&root)?, own, layer.birth_time(&root)?);
         }
         fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();

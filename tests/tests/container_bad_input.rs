@@ -273,6 +273,7 @@ fn strange_manifests(machine: &Machine) {
         "",
         "{}",
         "null",
+        "[]",
         "[1]",
         "[{}]",
         "[{\"Config\":1}]",

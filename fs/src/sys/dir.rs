@@ -363,6 +363,20 @@ pub fn list(dir: BorrowedFd<'_>, mut sink: impl FnMut(RawEntry<'_>) -> Result<()
     }
 }
 
+/// A number that tells one filesystem from another wherever it is mounted: `f_fsid` of ext4 and btrfs,
+/// which make it from their UUID. Others make it from the device number, which may be another one at
+/// the next mount; for those it is 0.
+pub fn lasting_fsid(fd: BorrowedFd<'_>) -> Result<u64> {
+    // SAFETY: an all-zero statfs is a valid value for the kernel to fill.
+    let mut st: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: a valid pointer to a statfs buffer.
+    check_int(unsafe { libc::fstatfs(raw(fd), &raw mut st) })?;
+    if !matches!(st.f_type, libc::EXT4_SUPER_MAGIC | libc::BTRFS_SUPER_MAGIC) {
+        return Ok(0);
+    }
+    Ok(statvfs(fd)?.f_fsid)
+}
+
 /// Filesystem statistics (fstatvfs(3)).
 pub fn statvfs(fd: BorrowedFd<'_>) -> Result<libc::statvfs> {
     // SAFETY: an all-zero statvfs is a valid value for the kernel to fill.

@@ -54,6 +54,9 @@ pub enum LoadError {
         /// What it should hash to.
         expected: Digest,
     },
+    /// The archive's list of images is empty.
+    #[error("the archive names no image; make it with `docker save IMAGE` or as an OCI layout")]
+    NoImage,
     /// A layer is longer or shorter than the manifest says.
     #[error("layer {layer} has {actual} bytes, not the {expected} that the manifest says")]
     Size {
@@ -100,7 +103,11 @@ pub fn load(store: &Store, input: Input<'_>) -> Result<Outcome, LoadError> {
     let mut transaction = store.begin()?;
     let source = Source::open(input, transaction.directory())?;
     let mut outcome = Outcome::default();
-    for found in manifest::images(&source)? {
+    let found = manifest::images(&source)?;
+    if found.is_empty() {
+        return Err(LoadError::NoImage);
+    }
+    for found in found {
         let loaded = load_image(&mut transaction, &source, found, &mut outcome.warnings)?;
         outcome.images.push(loaded);
     }
