@@ -49,6 +49,8 @@ pub struct Settings {
     pub static_nlink: bool,
     /// How owner ids are shown and stored.
     pub ids: IdMap,
+    /// ACLs are neither shown, nor stored, nor inherited (`noacl`).
+    pub no_acl: bool,
     /// Ids that this user namespace does not map are shown as root: the kernel refuses any access
     /// that needs privilege to files whose owner it cannot name (`unmapped_to_root`).
     pub mapped: Option<Mapped>,

@@ -184,6 +184,7 @@ fn build(
     let settings = Settings {
         static_nlink: options.static_nlink,
         ids: options.ids.clone(),
+        no_acl: options.no_acl,
         mapped: options.unmapped_to_root.then(sys::process::mapped_ids),
         ownership: options.ownership,
         no_fsync: options.no_fsync,

@@ -199,7 +199,8 @@ impl Overlay {
                 perm |= SGID;
             }
         }
-        let default = if kind == Kind::Symlink { None } else { default_acl(upper, names, dir)? };
+        let inherits = kind != Kind::Symlink && !self.settings.no_acl;
+        let default = if inherits { default_acl(upper, names, dir)? } else { None };
         let mut access = None;
         match default.as_deref().map(|d| acl::inherit(d, mode).ok_or(Errno::EIO)).transpose()? {
             Some(inherited) => {

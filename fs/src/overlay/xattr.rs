@@ -24,6 +24,11 @@ pub struct SetXattr<'a> {
 }
 
 impl Overlay {
+    /// Whether an xattr is an ACL on a mount without them.
+    fn is_refused_acl(&self, name: &[u8]) -> bool {
+        self.settings.no_acl && (name == acl::ACCESS || name == acl::DEFAULT)
+    }
+
     fn raw_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
         let _tree = self.tree.read_recursive();
         match self.place(node) {
@@ -39,6 +44,9 @@ impl Overlay {
     pub fn getxattr(&self, id: NodeId, name: &[u8]) -> Result<Vec<u8>> {
         if format::is_private(name) {
             return Err(Errno::ENODATA);
+        }
+        if self.is_refused_acl(name) {
+            return Err(Errno::EOPNOTSUPP);
         }
         self.raw_xattr(&self.node(id)?, name)
     }
@@ -58,7 +66,10 @@ impl Overlay {
         };
         let mut out = Vec::with_capacity(names.len());
         for name in names.split(|&b| b == 0).filter(|n| !n.is_empty()) {
-            if !format::is_private(name) && (privileged || !name.starts_with(b"trusted.")) {
+            if !format::is_private(name)
+                && !self.is_refused_acl(name)
+                && (privileged || !name.starts_with(b"trusted."))
+            {
                 out.extend_from_slice(name);
                 out.push(0);
             }
@@ -74,6 +85,9 @@ impl Overlay {
         const SGID: u32 = 0o2000;
         if format::is_private(set.name) {
             return Err(Errno::EPERM);
+        }
+        if self.is_refused_acl(set.name) {
+            return Err(Errno::EOPNOTSUPP);
         }
         let node = self.node(id)?;
         self.check_flags(&node, set)?;
@@ -108,6 +122,9 @@ impl Overlay {
     pub fn removexattr(&self, id: NodeId, name: &[u8]) -> Result<()> {
         if format::is_private(name) {
             return Err(Errno::ENODATA);
+        }
+        if self.is_refused_acl(name) {
+            return Err(Errno::EOPNOTSUPP);
         }
         let node = self.node(id)?;
         if !node.in_upper() {
