@@ -1,7 +1,7 @@
 //! Extended attributes: sizes, flags, namespaces, and none of the filesystem's own showing.
 
 use cowl_tests::mount::sys::{self, Errno, libc};
-use cowl_tests::mount::{age_all, jail::Mode, put};
+use cowl_tests::mount::{Sut, age_all, jail::Mode, put};
 use cowl_tests::{both, same};
 
 same!(
@@ -118,7 +118,8 @@ both!(marks_cannot_be_forged, |w| {
     assert_eq!(sys::names(w.m("d")).unwrap(), ["f", "g"]);
 });
 
-both!(acl_survives_copy_up, |w| {
+/// An ACL that lets user 777 read what its group may not change.
+fn acl_for_777() -> Vec<u8> {
     let mut acl = 2_u32.to_le_bytes().to_vec();
     for (tag, perm, id) in [
         (1_u16, 6_u16, u32::MAX),
@@ -131,6 +132,25 @@ both!(acl_survives_copy_up, |w| {
         acl.extend_from_slice(&perm.to_le_bytes());
         acl.extend_from_slice(&id.to_le_bytes());
     }
+    acl
+}
+
+both!(noacl_neither_shows_nor_takes_acls, |w| {
+    if w.sut != Sut::Cowlfs {
+        return; // the option is fuse-overlayfs's and ours
+    }
+    let name = "system.posix_acl_access";
+    w.put(1, "f", "x");
+    sys::setxattr(w.l(1, "f"), name, &acl_for_777(), 0).unwrap();
+    w.options = vec!["noacl".into()];
+    w.mount();
+    assert_eq!(sys::getxattr(w.m("f"), name), Err(Errno::EOPNOTSUPP));
+    assert_eq!(sys::setxattr(w.m("f"), name, &acl_for_777(), 0), Err(Errno::EOPNOTSUPP));
+    assert!(!sys::listxattr(w.m("f")).unwrap().iter().any(|n| n == name));
+});
+
+both!(acl_survives_copy_up, |w| {
+    let acl = acl_for_777();
     w.put(1, "f", "x");
     sys::setxattr(w.l(1, "f"), "system.posix_acl_access", &acl, 0).unwrap();
     w.mount();
