@@ -65,13 +65,17 @@ struct Opened {
     path: PathBuf,
     fd: OwnedFd,
     id: (u64, u64),
+    /// It and what lies above it.
+    way_up: Vec<(u64, u64)>,
 }
 
 fn open(what: &'static str, path: &Path) -> Result<Opened, StartError> {
     let failed = |e: Errno| StartError::Open { what, path: path.into(), why: e.desc() };
     let fd = sys::dir::open_dir_path(path).map_err(failed)?;
     let attr = sys::dir::fstat(fd.as_fd()).map_err(failed)?;
-    Ok(Opened { what, path: path.into(), fd, id: (attr.dev, attr.ino) })
+    let id = (attr.dev, attr.ino);
+    let way_up = way_up(fd.as_fd(), id);
+    Ok(Opened { what, path: path.into(), fd, id, way_up })
 }
 
 impl Opened {
@@ -80,28 +84,29 @@ impl Opened {
     }
 }
 
-/// Whether the directory `fd` lies strictly below `outer`. Directories in `barrier` end the search:
-/// what is below them is not seen from `outer`.
-fn lies_below(fd: BorrowedFd<'_>, outer: (u64, u64), barrier: &HashSet<(u64, u64)>) -> bool {
-    let Ok(mut at) = fd.try_clone_to_owned() else { return false };
-    let Ok(attr) = sys::dir::fstat(at.as_fd()) else { return false };
-    let mut id = (attr.dev, attr.ino);
-    loop {
-        if barrier.contains(&id) {
-            return false;
-        }
+/// The directories strictly above `fd`, nearest first, as (device, inode), with `fd` itself in front.
+/// Where one cannot be read the list ends.
+fn way_up(fd: BorrowedFd<'_>, id: (u64, u64)) -> Vec<(u64, u64)> {
+    let mut way = vec![id];
+    let mut at = fd.try_clone_to_owned().ok();
+    while let Some(dir) = at.take() {
         let flags = libc::O_PATH | libc::O_DIRECTORY;
-        let Ok(up) = sys::dir::openat(at.as_fd(), b"..", flags, 0) else { return false };
-        let Ok(attr) = sys::dir::fstat(up.as_fd()) else { return false };
-        let up_id = (attr.dev, attr.ino);
-        if up_id == id {
-            return false; // the root
+        let Ok(up) = sys::dir::openat(dir.as_fd(), b"..", flags, 0) else { break };
+        let Ok(attr) = sys::dir::fstat(up.as_fd()) else { break };
+        let id = (attr.dev, attr.ino);
+        if way.last() != Some(&id) {
+            way.push(id); // else: the root, which is its own parent
+            at = Some(up);
         }
-        if up_id == outer {
-            return true;
-        }
-        (at, id) = (up, up_id);
     }
+    way
+}
+
+/// Whether a directory lies strictly below `outer`. Directories in `barrier` end the search: what is
+/// below them is not seen from `outer`.
+fn lies_below(inner: &Opened, outer: (u64, u64), barrier: &HashSet<(u64, u64)>) -> bool {
+    let seen = inner.way_up.iter().position(|id| barrier.contains(id));
+    inner.way_up.iter().take(seen.map_or(usize::MAX, |at| at + 1)).skip(1).any(|id| *id == outer)
 }
 
 fn refuse_below(
@@ -110,7 +115,7 @@ fn refuse_below(
     barrier: &HashSet<(u64, u64)>,
     or_same: bool,
 ) -> Result<(), StartError> {
-    if (or_same && inner.id == outer.id) || lies_below(inner.fd.as_fd(), outer.id, barrier) {
+    if (or_same && inner.id == outer.id) || lies_below(inner, outer.id, barrier) {
         return Err(StartError::Inside { inner: inner.words(), outer: outer.words() });
     }
     Ok(())
@@ -161,24 +166,22 @@ pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overla
         unmapped_to_root: options.unmapped_to_root,
         ownership: options.ownership,
     };
-    build(options, &lowers, writable, &view)
+    build(options, lowers, writable, &view)
 }
 
 fn build(
     options: &Options,
-    lowers: &[Opened],
+    lowers: Vec<Opened>,
     writable: Option<(Opened, Opened)>,
     view: &View,
 ) -> Result<Overlay, StartError> {
     let fds = Arc::new(FdCache::new(sys::process::raise_open_files()));
     let upper = writable.map(|(u, w)| open_upper(options, u, &w)).transpose()?;
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
-    for (i, lower) in lowers.iter().enumerate() {
+    for (i, lower) in lowers.into_iter().enumerate() {
         let id = LayerId(i as u16);
-        let layer =
-            HostLayer::open(&lower.path, id, Arc::clone(&fds), view.clone()).map_err(|e| {
-                StartError::Open { what: lower.what, path: lower.path.clone(), why: e.desc() }
-            })?;
+        let layer = HostLayer::new(lower.fd, id, Arc::clone(&fds), view.clone())
+            .map_err(|e| StartError::Open { what: lower.what, path: lower.path, why: e.desc() })?;
         layers.push(Box::new(layer));
     }
     let settings = Settings {

@@ -50,6 +50,8 @@ pub struct Upper {
     work: OwnedFd,
     index: OwnedFd,
     dev: u64,
+    /// Whom the host makes things for when we make them.
+    ids: (u32, u32),
     features: UpperFeatures,
     /// Do not wait for data to reach the disk.
     volatile: bool,
@@ -132,6 +134,7 @@ impl Upper {
             work,
             index,
             dev,
+            ids: sys::process::ids(),
             features,
             volatile,
             next: AtomicU64::new(0),
@@ -192,6 +195,11 @@ impl Upper {
     /// Device number of the upper's filesystem.
     pub fn dev(&self) -> u64 {
         self.dev
+    }
+
+    /// User and group that own what we make on the host.
+    pub fn ids(&self) -> (u32, u32) {
+        self.ids
     }
 
     /// What was found out at mount.

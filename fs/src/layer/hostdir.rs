@@ -5,7 +5,6 @@
 
 use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::Path;
 use std::sync::Arc;
 
 use super::{At, DirMarks, Found, Layer, Listed, LowerData, LowerRef, Metacopy};
@@ -54,12 +53,11 @@ pub struct HostLayer {
 }
 
 impl HostLayer {
-    /// Opens `path` as layer `id`.
+    /// The open directory `root_fd` as layer `id`.
     ///
     /// # Errors
-    /// What open(2) says of the path: `ENOENT`, `ENOTDIR`, `EACCES`, …
-    pub fn open(path: &Path, id: LayerId, fds: Arc<FdCache>, view: View) -> Result<HostLayer> {
-        let root_fd = sys::dir::open_dir_path(path)?;
+    /// Errors of fstat(2).
+    pub fn new(root_fd: OwnedFd, id: LayerId, fds: Arc<FdCache>, view: View) -> Result<HostLayer> {
         let dev = sys::dir::fstat(root_fd.as_fd())?.dev;
         let root = Arc::new(HostDir {
             key: fds.new_key(),

@@ -89,10 +89,7 @@ impl Overlay {
             if several {
                 self.enter_index(upper, node, tmp)?;
             }
-            let before = sys::dir::fstat(fd.as_fd())?;
-            upper.publish(tmp, node.kind, fd.as_fd(), &link.name, false)?;
-            self.note_impure(upper, &mut names, fd.as_fd());
-            upper.restore_times(fd.as_fd(), &before);
+            self.put_in_place(upper, node, tmp, &mut names, fd.as_fd(), &link.name)?;
             let mut state = node.state.write();
             state.place = if several { Place::Index } else { Place::Upper };
             state.data = None;
@@ -103,6 +100,23 @@ impl Overlay {
             }
             return Ok(());
         }
+    }
+
+    /// Renames a finished copy to its name. That is no change users made: the directory's times stay.
+    fn put_in_place(
+        &self,
+        upper: &Upper,
+        node: &Node,
+        tmp: &[u8],
+        names: &mut Names,
+        dir: BorrowedFd<'_>,
+        name: &[u8],
+    ) -> Result<()> {
+        let before = sys::dir::fstat(dir)?;
+        upper.publish(tmp, node.kind, dir, name, false)?;
+        self.note_impure(upper, names, dir);
+        upper.restore_times(dir, &before);
+        Ok(())
     }
 
     /// Links the copy of a file with several names into the index, with its link count.
@@ -189,10 +203,7 @@ impl Overlay {
             return Err(Errno::ENOENT);
         }
         let fd = self.upper_dir_fd(&link.parent)?;
-        let before = sys::dir::fstat(fd.as_fd())?;
-        upper.publish(tmp, Kind::Dir, fd.as_fd(), &link.name, false)?;
-        self.note_impure(upper, &mut names, fd.as_fd());
-        upper.restore_times(fd.as_fd(), &before);
+        self.put_in_place(upper, node, tmp, &mut names, fd.as_fd(), &link.name)?;
         node.state.write().place = Place::Upper;
         if let Some(m) = &mut names.merged {
             m.set_upper(&link.name, Kind::Dir, node.ino().0, node.id, false);

@@ -4,7 +4,7 @@
 //! inherited) the host makes the object in place with one system call. Otherwise it is made in the
 //! work directory and published when owner, mode and ACLs are right.
 
-use std::os::fd::{AsFd, BorrowedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 
@@ -85,18 +85,9 @@ impl Overlay {
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;
-        if names.removed {
-            return Err(Errno::ENOENT);
-        }
-        let entry = names.merged.as_ref().and_then(|m| m.get(name));
-        if entry.is_some_and(|e| e.visible()) {
-            return Err(Errno::EEXIST);
-        }
-        let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
-        let fd = self.upper_dir_fd(&parent)?;
-        upper.check_name(fd.as_fd(), name)?;
+        let (fd, over_whiteout) = self.vacant(upper, &parent, &names, name)?;
         let wanted = self.wanted(upper, &mut names, fd.as_fd(), new.kind(), mode, caller)?;
-        let (euid, egid) = sys::process::ids();
+        let (euid, egid) = upper.ids();
         // Two steps (see `ownership`), the first of which alone would be something else.
         let stand_in = matches!(new, NewNode::Special(Kind::Char, 0));
         let in_place = !over_whiteout
@@ -138,6 +129,27 @@ impl Overlay {
         }
         let attr = self.present(&node, attr);
         Ok(Looked { node, attr })
+    }
+
+    /// Checks that a directory has room for a new name; returns its upper directory, and whether a
+    /// whiteout lies there.
+    pub(super) fn vacant(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        names: &Names,
+        name: &[u8],
+    ) -> Result<(Arc<OwnedFd>, bool)> {
+        if names.removed {
+            return Err(Errno::ENOENT);
+        }
+        let entry = names.merged.as_ref().and_then(|m| m.get(name));
+        if entry.is_some_and(|e| e.visible()) {
+            return Err(Errno::EEXIST);
+        }
+        let fd = self.upper_dir_fd(parent)?;
+        upper.check_name(fd.as_fd(), name)?;
+        Ok((fd, entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT))))
     }
 
     /// Enters the node of an object that was just made in the upper.

@@ -7,7 +7,6 @@ use super::copyup::Amount;
 use super::{Looked, Overlay, add_link};
 use crate::ident::NodeId;
 use crate::inode::{Node, Place};
-use crate::merge::Flags;
 use crate::sys::{self, Errno, Result};
 use crate::upper::Upper;
 
@@ -27,30 +26,30 @@ impl Overlay {
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;
-        if names.removed {
-            return Err(Errno::ENOENT);
-        }
-        let entry = names.merged.as_ref().and_then(|m| m.get(name));
-        if entry.is_some_and(|e| e.visible()) {
-            return Err(Errno::EEXIST);
-        }
-        let over_whiteout = entry.is_some_and(|e| e.flags.has(Flags::WHITEOUT));
-        let fd = self.upper_dir_fd(&parent)?;
-        upper.check_name(fd.as_fd(), name)?;
+        let (fd, over_whiteout) = self.vacant(upper, &parent, &names, name)?;
+        let copied_up = node.key != self.upper_key(&node)?;
         let tmp = upper.temp_name();
         // Counted before it is there: a count that is too low would lose the file too early.
         let counted = self.count_one_more(upper, &node)?;
         let (to, newname) =
             if over_whiteout { (upper.work(), &tmp[..]) } else { (fd.as_fd(), name) };
-        self.with_upper(&node, |from, old| {
+        let mut made = self.with_upper(&node, |from, old| {
             if old.is_empty() {
                 sys::dir::link_fd(from, to, newname)
             } else {
                 sys::dir::linkat(from, old, to, newname)
             }
-        })?;
-        if over_whiteout && let Err(e) = upper.publish(&tmp, node.kind, fd.as_fd(), name, true) {
-            let _may_be_absent = sys::dir::unlinkat(upper.work(), &tmp);
+        });
+        if over_whiteout && made.is_ok() {
+            made = upper.publish(&tmp, node.kind, fd.as_fd(), name, true);
+            if made.is_err() {
+                let _may_be_absent = sys::dir::unlinkat(upper.work(), &tmp);
+            }
+        }
+        if let Err(e) = made {
+            if let Some(count) = counted {
+                let _too_high_at_worst = self.record_links(upper, &node, count);
+            }
             return Err(e);
         }
         let mut state = node.state.write();
@@ -60,21 +59,14 @@ impl Overlay {
         state.nlink = counted.map(|n| n + 1).or(state.nlink);
         drop(state);
         self.nodes.enter_key(&node);
-        if node.key != self.upper_key(&node)? {
+        if copied_up {
             self.note_impure(upper, &mut names, fd.as_fd());
         }
         if let Some(m) = &mut names.merged {
             m.set_upper(name, node.kind, node.ino().0, node.id, true);
         }
         drop(names);
-        let node = self.nodes.get_pinned(node.id).ok_or(Errno::ESTALE)?;
-        match self.attr_of(&node) {
-            Ok(attr) => Ok(Looked { node, attr }),
-            Err(e) => {
-                self.forget(node.id, 1);
-                Err(e)
-            }
-        }
+        self.looked(self.nodes.get_pinned(node.id).ok_or(Errno::ESTALE)?)
     }
 
     /// Records one more name of a file of the index; returns the count so far.
@@ -89,7 +81,7 @@ impl Overlay {
     }
 
     /// The key of the upper object itself; it differs from the node's after a copy-up.
-    pub(super) fn upper_key(&self, node: &Arc<Node>) -> Result<crate::ident::FileKey> {
+    fn upper_key(&self, node: &Arc<Node>) -> Result<crate::ident::FileKey> {
         self.with_upper(node, |fd, name| Ok(self.key_of(&sys::dir::statat(fd, name)?)))
     }
 }

@@ -42,17 +42,8 @@ impl Overlay {
         self.instantiate(&parent, &mut names, name, &entry)
     }
 
-    /// The parent of a directory (for lookups of `..` from outside).
-    pub fn parent(&self, node: NodeId) -> Result<Looked> {
-        let node = self.node(node)?;
-        let parent = node.state.read().links.first().map(|l| l.parent.id);
-        let id = parent.unwrap_or(NodeId::ROOT);
-        let node = self.nodes.get_pinned(id).ok_or(Errno::ESTALE)?;
-        self.looked(node)
-    }
-
     /// Adds the attributes to a node that was pinned; gives the pin back on failure.
-    fn looked(&self, node: Arc<Node>) -> Result<Looked> {
+    pub(super) fn looked(&self, node: Arc<Node>) -> Result<Looked> {
         match self.attr_of(&node) {
             Ok(attr) => Ok(Looked { node, attr }),
             Err(e) => {

@@ -138,7 +138,7 @@ impl Overlay {
                 newname,
                 libc::RENAME_EXCHANGE,
             )?;
-            self.moved(upper, target, &to, &from)?;
+            self.moved(target, &to, &from);
         } else {
             if let (Some(target), Some(entry)) = (target, &to_entry) {
                 self.clear_target(upper, target, &to, entry)?;
@@ -155,7 +155,7 @@ impl Overlay {
             }
             moved?;
         }
-        self.moved(upper, source, &from, &to)?;
+        self.moved(source, &from, &to);
         // From here on only memory changes: nothing can fail half-way.
         let (kind, ino) = (source.kind, source.ino().0);
         let needs_whiteout = from_entry.flags.has(Flags::LOWER);
@@ -308,13 +308,7 @@ impl Overlay {
     }
 
     /// The node has moved: its name changes with it.
-    fn moved(
-        &self,
-        _upper: &Upper,
-        node: &Arc<Node>,
-        from: &Side<'_>,
-        to: &Side<'_>,
-    ) -> Result<()> {
+    fn moved(&self, node: &Arc<Node>, from: &Side<'_>, to: &Side<'_>) {
         let mut state = node.state.write();
         let new = Link { parent: Arc::clone(to.dir), name: to.name.into() };
         self.nodes.pin(to.dir.id, 1);
@@ -328,7 +322,6 @@ impl Overlay {
             }
             None => state.links.push(new),
         }
-        Ok(())
     }
 
     /// The new directory holds an entry whose inode number is recorded with it.

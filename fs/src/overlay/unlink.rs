@@ -34,10 +34,10 @@ impl Overlay {
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;
         let entry = names.merged.as_ref().and_then(|m| m.visible(name)).ok_or(Errno::ENOENT)?;
-        match (dir, entry.kind) {
-            (true, Kind::Dir) | (false, _) if dir == (entry.kind == Kind::Dir) => {}
-            (true, _) => return Err(Errno::ENOTDIR),
-            (false, _) => return Err(Errno::EISDIR),
+        match (dir, entry.kind == Kind::Dir) {
+            (true, false) => return Err(Errno::ENOTDIR),
+            (false, true) => return Err(Errno::EISDIR),
+            _ => {}
         }
         let (node, _) = self.enter(&parent, &mut names, name, &entry)?;
         let done = if dir {
