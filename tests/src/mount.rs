@@ -2,7 +2,8 @@
 //!
 //! The system under test is a parameter (`COWL_SUT=cowlfs|overlay|fuse-overlayfs`), so that the
 //! tests themselves are checked against kernel overlayfs. What a reference is known to do wrong is
-//! a table ([`known`]), not an exception in a test.
+//! a table ([`known`]), not an exception in a test. Options that every mount of cowlfs gets on top
+//! (`COWL_MOUNT_OPTIONS=copyup=block`, a comma list) run the same tests in another mode.
 //!
 //! Every test body runs in a re-executed child inside its own mount namespace, as root or as root
 //! of a user namespace ([`jail`]); when the child is gone, so are its mounts. Around every body the

@@ -79,6 +79,9 @@ impl Sut {
         if self != Sut::Overlay {
             o.extend(l.options.iter().cloned());
         }
+        if self == Sut::Cowlfs {
+            o.extend(std::env::var("COWL_MOUNT_OPTIONS").ok().filter(|more| !more.is_empty()));
+        }
         o.join(",")
     }
 
