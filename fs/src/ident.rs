@@ -35,7 +35,9 @@ impl LayerId {
 pub struct Ino(pub u64);
 
 /// The real identity of an object on the host: which of the mount's filesystems, and its inode.
+/// Every known file has one: ten bytes, without gaps.
 #[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+#[repr(Rust, packed(2))]
 pub struct FileKey {
     /// Number of the filesystem in the mount's [`FsTable`].
     pub fs: u16,
@@ -100,7 +102,8 @@ impl FileKey {
 
 impl fmt::Display for FileKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{:x}-{:x}", self.fs, self.ino)
+        let FileKey { fs, ino } = *self;
+        write!(f, "{fs:x}-{ino:x}")
     }
 }
 

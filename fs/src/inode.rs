@@ -9,10 +9,11 @@
 
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use hashbrown::HashTable;
+use parking_lot::Mutex;
 
 use crate::attr::Kind;
 use crate::fdcache::DirKey;
@@ -20,12 +21,17 @@ use crate::ident::{FileKey, Ino, NodeId};
 use crate::layer::LowerRef;
 use crate::merge::Merged;
 
+pub mod state;
+
+use state::StateCell;
+
 /// Where the object of a node is now.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub enum Place {
     /// In a lower layer, untouched.
     Lower(LowerRef),
     /// In the upper under the node's name.
+    #[default]
     Upper,
     /// In the hard-link index of the upper (several lower names, copied up once).
     Index,
@@ -43,8 +49,9 @@ pub struct Link {
     pub name: Box<[u8]>,
 }
 
-/// What changes in the life of a node; behind the node's lock.
-#[derive(Debug)]
+/// What changes in the life of a node; behind the node's lock, and in a short form most of the time
+/// (see [`state`]).
+#[derive(Debug, Default)]
 pub struct State {
     /// The names that were looked up; empty once the file has no name left.
     pub links: Vec<Link>,
@@ -67,6 +74,8 @@ pub struct DirPart {
     pub links: Arc<AtomicU32>,
     /// The lowers of the directory it was found in, for redirects relative to that.
     pub parent_lowers: Arc<[LowerRef]>,
+    /// The lowers that merge, once the first scan has found out; never changed from then on.
+    pub settled: OnceLock<Arc<[LowerRef]>>,
     /// What is merged in it; `None` until someone looks.
     pub merged: Mutex<Names>,
 }
@@ -94,45 +103,114 @@ pub struct Names {
 }
 
 /// A file of the union.
+///
+/// There may be millions: a node of one name takes 72 bytes and the two counts of its [`Arc`].
 #[derive(Debug)]
 pub struct Node {
     /// FUSE's number for it.
     pub id: NodeId,
+    /// Names and place.
+    pub state: StateCell,
+    /// Present for directories.
+    pub dir: Option<Box<DirPart>>,
+    /// Pins, and [`KEYED`].
+    pins: AtomicU32,
     /// The identity of the object that first carried the file (the lower one, once copied up).
     pub key: FileKey,
     /// Type; never changes.
     pub kind: Kind,
-    /// Names and place.
-    pub state: RwLock<State>,
     /// Held while the file's data is copied up; taken before any directory's lock.
     pub copying: Mutex<()>,
-    /// Present for directories.
-    pub dir: Option<Box<DirPart>>,
-    /// Entered under its key: it has, or had, several names.
-    pub keyed: AtomicBool,
 }
 
+/// Bit beside the pins: the node is entered under its key, for it has, or had, several names.
+const KEYED: u32 = 1 << 31;
+/// Most pins that are counted. A node that ever has more stays for ever.
+const MOST_PINS: u32 = KEYED - 1;
+
 impl Node {
+    /// A node that is not in a table yet. `keyed`: it has several names.
+    pub fn new(
+        id: NodeId,
+        key: FileKey,
+        kind: Kind,
+        state: State,
+        dir: Option<Box<DirPart>>,
+        keyed: bool,
+    ) -> Node {
+        Node {
+            id,
+            key,
+            kind,
+            state: StateCell::new(state),
+            copying: Mutex::new(()),
+            dir,
+            pins: AtomicU32::new(if keyed { KEYED } else { 0 }),
+        }
+    }
+
     /// `st_ino`.
     pub fn ino(&self) -> Ino {
         self.key.shown()
     }
-}
 
-#[derive(Debug)]
-struct Held {
-    node: Arc<Node>,
-    pins: u64,
+    /// Whether it has, or had, several names.
+    pub fn keyed(&self) -> bool {
+        self.pins.load(Ordering::Relaxed) & KEYED != 0
+    }
+
+    /// Replaces the number of pins by what `f` says, and returns that. Called under the lock of the
+    /// table's shard, so that nobody pins what is just leaving.
+    fn count(&self, f: impl Fn(u32) -> u32) -> u32 {
+        let mut word = self.pins.load(Ordering::Relaxed);
+        loop {
+            let pins = f(word & MOST_PINS).min(MOST_PINS);
+            let new = (word & KEYED) | pins;
+            match self.pins.compare_exchange_weak(word, new, Ordering::Relaxed, Ordering::Relaxed) {
+                Ok(_) => return pins,
+                Err(now) => word = now,
+            }
+        }
+    }
+
+    fn pin(&self, n: u64) {
+        let n = u32::try_from(n).unwrap_or(MOST_PINS);
+        self.count(|pins| pins.saturating_add(n));
+    }
+
+    /// Takes pins away; true when none is left.
+    fn unpin(&self, n: u64) -> bool {
+        let n = u32::try_from(n).unwrap_or(MOST_PINS);
+        self.count(|pins| if pins == MOST_PINS { pins } else { pins.saturating_sub(n) }) == 0
+    }
 }
 
 /// Number of parts of the table that are locked on their own.
 const SHARDS: usize = 16;
 
+/// A shard with room for fewer nodes than this never gives memory back.
+const SHRINK_FROM: usize = 1024;
+
+/// Nodes by number: as many as were handed out one after the other lie side by side.
+type Shard = HashTable<Arc<Node>>;
+
+/// Numbers are handed out one after the other, and those of a shard share their lowest bits: the
+/// rest is spread over the word (Knuth's multiplicative hash), for the table looks at both ends.
+fn hash(id: NodeId) -> u64 {
+    const GOLDEN: u64 = 0x9e37_79b9_7f4a_7c15;
+    let spread = (id.0 / SHARDS as u64).wrapping_mul(GOLDEN);
+    spread ^ (spread >> 32)
+}
+
+fn find(shard: &Shard, id: NodeId) -> Option<&Arc<Node>> {
+    shard.find(hash(id), |node| node.id == id)
+}
+
 /// All nodes of a mount.
 #[derive(Debug)]
 pub struct Table {
     next: AtomicU64,
-    shards: [Mutex<HashMap<u64, Held>>; SHARDS],
+    shards: [Mutex<Shard>; SHARDS],
     by_key: Mutex<HashMap<FileKey, NodeId>>,
 }
 
@@ -147,13 +225,13 @@ impl Table {
     pub fn new() -> Table {
         Table {
             next: AtomicU64::new(NodeId::ROOT.0),
-            shards: std::array::from_fn(|_| Mutex::new(HashMap::new())),
+            shards: std::array::from_fn(|_| Mutex::new(Shard::new())),
             by_key: Mutex::new(HashMap::new()),
         }
     }
 
     #[expect(clippy::indexing_slicing, reason = "the index is taken modulo the array's length")]
-    fn shard(&self, id: NodeId) -> &Mutex<HashMap<u64, Held>> {
+    fn shard(&self, id: NodeId) -> &Mutex<Shard> {
         &self.shards[(id.0 % SHARDS as u64) as usize]
     }
 
@@ -165,11 +243,16 @@ impl Table {
     /// Enters a new node with one pin, and pins the directories it has names in.
     pub fn insert(&self, node: Node) -> Arc<Node> {
         let node = Arc::new(node);
-        for link in &node.state.read().links {
-            self.pin(link.parent.id, 1);
+        node.pin(1);
+        {
+            let state = node.state.read();
+            match state.plain() {
+                Some((parent, _)) => self.pin(parent.id, 1),
+                None => state.links.iter().for_each(|l| self.pin(l.parent.id, 1)),
+            }
         }
-        self.shard(node.id).lock().insert(node.id.0, Held { node: Arc::clone(&node), pins: 1 });
-        if node.keyed.load(Ordering::Relaxed) {
+        self.shard(node.id).lock().insert_unique(hash(node.id), Arc::clone(&node), |n| hash(n.id));
+        if node.keyed() {
             self.by_key.lock().insert(node.key, node.id);
         }
         node
@@ -177,22 +260,22 @@ impl Table {
 
     /// Makes a node findable by its key: it now has several names.
     pub fn enter_key(&self, node: &Node) {
-        if !node.keyed.swap(true, Ordering::Relaxed) {
+        if node.pins.fetch_or(KEYED, Ordering::Relaxed) & KEYED == 0 {
             self.by_key.lock().insert(node.key, node.id);
         }
     }
 
     /// The node, without pinning it.
     pub fn get(&self, id: NodeId) -> Option<Arc<Node>> {
-        self.shard(id).lock().get(&id.0).map(|h| Arc::clone(&h.node))
+        find(&self.shard(id).lock(), id).cloned()
     }
 
     /// The node with one more pin.
     pub fn get_pinned(&self, id: NodeId) -> Option<Arc<Node>> {
-        let mut shard = self.shard(id).lock();
-        let held = shard.get_mut(&id.0)?;
-        held.pins += 1;
-        Some(Arc::clone(&held.node))
+        let shard = self.shard(id).lock();
+        let node = find(&shard, id)?;
+        node.pin(1);
+        Some(Arc::clone(node))
     }
 
     /// The node of a file with several names, with one more pin.
@@ -203,8 +286,8 @@ impl Table {
 
     /// Adds pins to a node that is in the table.
     pub fn pin(&self, id: NodeId, n: u64) {
-        if let Some(held) = self.shard(id).lock().get_mut(&id.0) {
-            held.pins += n;
+        if let Some(node) = find(&self.shard(id).lock(), id) {
+            node.pin(n);
         }
     }
 
@@ -216,21 +299,29 @@ impl Table {
         while let Some((id, n)) = todo.pop() {
             let node = {
                 let mut shard = self.shard(id).lock();
-                let Some(held) = shard.get_mut(&id.0) else { continue };
-                held.pins = held.pins.saturating_sub(n);
-                if held.pins > 0 || id == NodeId::ROOT {
+                let Ok(entry) = shard.find_entry(hash(id), |node| node.id == id) else { continue };
+                if !entry.get().unpin(n) || id == NodeId::ROOT {
                     continue;
                 }
-                shard.remove(&id.0).map(|h| h.node)
+                let (node, _) = entry.remove();
+                if shard.capacity() > SHRINK_FROM && shard.len() < shard.capacity() / 8 {
+                    let room = shard.capacity() / 4;
+                    shard.shrink_to(room, |n| hash(n.id));
+                }
+                node
             };
-            let Some(node) = node else { continue };
-            if node.keyed.load(Ordering::Relaxed) {
+            if node.keyed() {
                 let mut by_key = self.by_key.lock();
                 if by_key.get(&node.key) == Some(&id) {
                     by_key.remove(&node.key);
                 }
             }
-            todo.extend(node.state.read().links.iter().map(|l| (l.parent.id, 1)));
+            let state = node.state.read();
+            match state.plain() {
+                Some((parent, _)) => todo.push((parent.id, 1)),
+                None => todo.extend(state.links.iter().map(|l| (l.parent.id, 1))),
+            }
+            drop(state);
             gone.push(node);
         }
         gone

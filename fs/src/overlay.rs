@@ -8,8 +8,8 @@
 
 use std::collections::HashMap;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
 use parking_lot::{Mutex, MutexGuard, RwLock};
 
@@ -116,27 +116,17 @@ impl Overlay {
         };
         let key = FileKey { fs: fs.add(attr.dev), ino: attr.ino };
         let writable = usize::from(upper.is_some());
-        let root = nodes.insert(Node {
-            id: nodes.new_id(),
-            key,
-            kind: Kind::Dir,
-            state: RwLock::new(State {
-                links: Vec::new(),
-                place,
-                data: None,
-                held: None,
-                nlink: None,
-            }),
-            copying: Mutex::new(()),
-            dir: Some(Box::new(DirPart {
-                key: fds.new_key(),
-                // Merged from several and not counted yet: 1, as overlayfs and btrfs show it.
-                links: Arc::new(AtomicU32::new(u32::from(roots.len() + writable > 1))),
-                parent_lowers: Arc::default(),
-                merged: Mutex::new(Names::new(roots)),
-            })),
-            keyed: AtomicBool::new(false),
-        });
+        let dir = DirPart {
+            key: fds.new_key(),
+            // Merged from several and not counted yet: 1, as overlayfs and btrfs show it.
+            links: Arc::new(AtomicU32::new(u32::from(roots.len() + writable > 1))),
+            parent_lowers: Arc::default(),
+            settled: OnceLock::new(),
+            merged: Mutex::new(Names::new(roots)),
+        };
+        let state = State { place, ..State::default() };
+        let dir = Some(Box::new(dir));
+        let root = nodes.insert(Node::new(nodes.new_id(), key, Kind::Dir, state, dir, false));
         let indexed = match &upper {
             Some(upper) => {
                 upper.check_tags(&fs.stable_tags())?;
@@ -258,7 +248,8 @@ impl Overlay {
             }
             let (held, link) = {
                 let state = at.state.read();
-                (state.held.clone(), state.links.first().cloned())
+                let held = if state.plain().is_some() { None } else { state.held.clone() };
+                (held, state.first())
             };
             if let Some(held) = held {
                 break held;
@@ -268,7 +259,7 @@ impl Overlay {
             at = link.parent;
         };
         for node in missing.iter().rev() {
-            let name = node.state.read().links.first().map(|l| l.name.clone());
+            let name = node.state.read().first().map(|l| l.name);
             let fd = sys::dir::open_dir(base.as_fd(), &name.ok_or(Errno::ENOENT)?)?;
             base = Arc::new(fd);
             self.fds.put(node.dir()?.key, &base);
@@ -292,6 +283,9 @@ impl Overlay {
             return f(fd.as_fd(), b"");
         }
         let state = node.state.read();
+        if let Some((parent, name)) = state.plain() {
+            return f(self.upper_dir_fd(parent)?.as_fd(), name);
+        }
         if let Some(held) = &state.held {
             return f(held.as_fd(), b"");
         }
@@ -308,7 +302,7 @@ impl Overlay {
 
     /// Where the object of `node` is.
     fn place(&self, node: &Node) -> Place {
-        node.state.read().place.clone()
+        node.state.read().place()
     }
 }
 
@@ -323,7 +317,7 @@ impl Node {
 
     /// Whether the object is in the upper.
     pub fn in_upper(&self) -> bool {
-        !matches!(self.state.read().place, Place::Lower(_))
+        !self.state.read().in_lower()
     }
 }
 

@@ -95,7 +95,9 @@ impl Overlay {
             None if self.settings.static_nlink => attr.nlink = 1,
             None => {
                 let state = node.state.read();
-                if let Some(n) = state.nlink {
+                if state.plain().is_some() {
+                    // its own count
+                } else if let Some(n) = state.nlink {
                     attr.nlink = n;
                 } else if matches!(state.place, Place::Lower(_) | Place::Stash)
                     && state.links.is_empty()

@@ -48,7 +48,7 @@ impl Overlay {
         if let Some(link) = node.state.read().links.first().cloned() {
             self.ensure_upper_dir(&link.parent)?;
         }
-        let several = node.keyed.load(std::sync::atomic::Ordering::Relaxed);
+        let several = node.keyed();
         let source = node.state.read().data.clone();
         let tmp = upper.temp_name();
         let made = self

@@ -5,17 +5,16 @@
 //! work directory and published when owner, mode and ACLs are right.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::{Looked, Overlay, soft};
 use crate::acl;
 use crate::attr::{Attr, Kind};
 use crate::fdcache::DataFd;
 use crate::ident::NodeId;
-use crate::inode::{DirPart, Link, Names, Node, Place, State};
+use crate::inode::{DirPart, Link, Names, Node, State};
 use crate::merge::Flags;
 use crate::sys::{self, Errno, Result};
 use crate::upper::Upper;
@@ -166,24 +165,14 @@ impl Overlay {
                 key: self.fds.new_key(),
                 links: Arc::default(),
                 parent_lowers: Arc::clone(&names.lowers),
+                settled: OnceLock::new(),
                 merged: Mutex::new(Names::new(Vec::new())),
             })
         });
-        let node = self.nodes.insert(Node {
-            id: self.nodes.new_id(),
-            key,
-            kind: attr.kind,
-            state: RwLock::new(State {
-                links: vec![Link { parent: Arc::clone(parent), name: name.into() }],
-                place: Place::Upper,
-                data: None,
-                held: None,
-                nlink: None,
-            }),
-            copying: Mutex::new(()),
-            dir,
-            keyed: AtomicBool::new(false),
-        });
+        let links = vec![Link { parent: Arc::clone(parent), name: name.into() }];
+        let state = State { links, ..State::default() };
+        let id = self.nodes.new_id();
+        let node = self.nodes.insert(Node::new(id, key, attr.kind, state, dir, false));
         if let Some(m) = &mut names.merged {
             m.set_upper(name, attr.kind, key.shown().0, node.id, true);
         }
@@ -336,21 +325,8 @@ impl Overlay {
             sys::xattr::set(fd, b"", acl::ACCESS, access, 0)?;
         }
         let attr = sys::dir::fstat(fd)?;
-        let node = self.nodes.insert(Node {
-            id: self.nodes.new_id(),
-            key: self.key_of(&attr),
-            kind: Kind::File,
-            state: RwLock::new(State {
-                links: Vec::new(),
-                place: Place::Upper,
-                data: None,
-                held: None,
-                nlink: None,
-            }),
-            copying: Mutex::new(()),
-            dir: None,
-            keyed: AtomicBool::new(false),
-        });
+        let (id, key) = (self.nodes.new_id(), self.key_of(&attr));
+        let node = self.nodes.insert(Node::new(id, key, Kind::File, State::default(), None, false));
         self.set_held(&mut node.state.write(), Some(Arc::new(file)));
         let attr = self.present(&node, attr);
         Ok(Looked { node, attr })

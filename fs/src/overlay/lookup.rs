@@ -1,10 +1,10 @@
 //! From a name to a node.
 
 use std::os::fd::AsFd;
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32};
+use std::sync::atomic::AtomicU32;
+use std::sync::{Arc, OnceLock};
 
-use parking_lot::{Mutex, RwLock};
+use parking_lot::Mutex;
 
 use super::{Looked, Overlay, add_link};
 use crate::attr::{Attr, Kind};
@@ -117,26 +117,16 @@ impl Overlay {
                 key: self.fds.new_key(),
                 links: Arc::new(AtomicU32::new(u32::from(sources > 1))),
                 parent_lowers: Arc::clone(&names.lowers),
+                settled: OnceLock::new(),
                 merged: Mutex::new(Names::new(lowers)),
             }))
         } else {
             None
         };
-        let node = self.nodes.insert(Node {
-            id: self.nodes.new_id(),
-            key,
-            kind: attr.kind,
-            state: RwLock::new(State {
-                links: vec![Link { parent: Arc::clone(parent), name: name.into() }],
-                place,
-                data,
-                held: None,
-                nlink,
-            }),
-            copying: Mutex::new(()),
-            dir,
-            keyed: AtomicBool::new(several),
-        });
+        let links = vec![Link { parent: Arc::clone(parent), name: name.into() }];
+        let state = State { links, place, data, nlink, ..State::default() };
+        let id = self.nodes.new_id();
+        let node = self.nodes.insert(Node::new(id, key, attr.kind, state, dir, several));
         self.remember(names, entry, &node);
         let attr = (!several).then(|| self.present(&node, attr));
         Ok((node, attr))

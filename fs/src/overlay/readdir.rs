@@ -31,7 +31,7 @@ impl Overlay {
         from: u64,
         sink: &mut impl FnMut(&DirEntry<'_>) -> bool,
     ) -> bool {
-        let parent = node.state.read().links.first().map(|l| l.parent.ino());
+        let parent = node.state.read().first().map(|l| l.parent.ino());
         let up = parent.unwrap_or_else(|| node.ino());
         for (next, name, ino) in [(1, &b"."[..], node.ino()), (2, b"..", up)] {
             if from < next && !sink(&DirEntry { next, name, ino: ino.0, kind: Kind::Dir }) {

@@ -37,9 +37,11 @@ impl Overlay {
 
     fn scan(&self, node: &Arc<Node>, names: &mut Names) -> Result<()> {
         let mut merged = Merged::new(Arc::clone(&node.dir()?.links));
+        let settled = &node.dir()?.settled;
         let mut lowers = names.lowers.to_vec();
-        // Lowers found by following a redirect have had their own redirects followed.
-        let mut resolved = false;
+        // Lowers found by following a redirect have had their own redirects followed, and so have
+        // those that an earlier scan has settled.
+        let mut resolved = settled.get().is_some();
         if node.in_upper() {
             let fd = self.upper_dir_fd(node)?;
             let marks = format::dir_marks(fd.as_fd(), b"")?;
@@ -48,7 +50,7 @@ impl Overlay {
             self.scan_upper(fd.as_fd(), &marks, &mut opaque, &mut names.marker, &mut merged)?;
             if opaque {
                 lowers.clear();
-            } else if let Some(target) = marks.redirect {
+            } else if let (Some(target), false) = (marks.redirect, resolved) {
                 lowers = match target.strip_prefix(b"/") {
                     Some(path) => self.resolve(path, 0, 0)?,
                     None => self.step(&node.dir()?.parent_lowers, &target, 0)?,
@@ -80,7 +82,9 @@ impl Overlay {
         }
         merged.finish_scan();
         names.impure_lowers = impure;
-        names.lowers = lowers.into();
+        let settled = settled.get_or_init(|| lowers.clone().into());
+        // Made opaque since: entries that are known keep their numbers in what was settled.
+        names.lowers = if lowers.is_empty() { Arc::default() } else { Arc::clone(settled) };
         names.merged = Some(merged);
         Ok(())
     }
@@ -204,7 +208,7 @@ impl Overlay {
                 names.push(path.to_vec());
                 break;
             }
-            let Some(link) = at.state.read().links.first().cloned() else { break };
+            let Some(link) = at.state.read().first() else { break };
             // A redirect without a slash is the name that it had in the same directory.
             names.push(redirect.unwrap_or_else(|| link.name.to_vec()));
             at = link.parent;

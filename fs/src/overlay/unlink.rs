@@ -132,7 +132,7 @@ impl Overlay {
         let before = state.links.len();
         state.links.retain(|l| l.parent.id != parent.id || *l.name != *name);
         let lost = before - state.links.len();
-        let keyed = node.keyed.load(std::sync::atomic::Ordering::Relaxed);
+        let keyed = node.keyed();
         if keyed {
             let recorded = match &state.place {
                 Place::Lower(at) => {
