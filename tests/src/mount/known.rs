@@ -66,6 +66,8 @@ const TABLE: &[Known] = &[
     userns("model_userns", NO_REDIRECT),
     userns("model_long_userns", NO_REDIRECT),
     userns("d26_rename_of_a_directory_copies_nothing", NO_REDIRECT),
+    userns("history_is_rewritten_over_a_lower_repository", NO_REDIRECT),
+    userns("an_ordinary_user_works_on_a_lower_repository", NO_REDIRECT),
 ];
 
 const fn always(sut: Sut, test: &'static str, why: &'static str) -> Known {
