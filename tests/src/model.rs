@@ -1,12 +1,16 @@
 //! Random operations on a union, with a plain directory as the reference.
 //!
-//! A case is a seed: it makes one to three lower layers with whiteouts, opaque directories and hard
-//! links, prepares a plain directory with the same merged content (`layers`), and then applies
-//! the same random operations (`op`) to both. Every answer must be the same, and regularly the
-//! whole tree; remounts happen in between. A failing case is shrunk to a short script (`shrink`).
+//! A case is a seed: it makes one to three lower layers with whiteouts, opaque directories, sparse
+//! files and hard links, prepares a plain directory with the same merged content (`layers`), and
+//! then applies the same random operations (`op`, `apply`) to both, from one or two processes and as
+//! several users. Every answer must be the same, and the whole tree, after every step or more
+//! rarely; remounts happen in between, some with the upper as a further lower. A failing case is
+//! shrunk to a short script (`shrink`, `line`). What threads do at the same time, in no certain
+//! order, is `churn`.
 //!
 //! `COWL_MODEL_SEED` chooses the first seed, `COWL_MODEL_CASES` and `COWL_MODEL_OPS` how much;
-//! `COWL_MODEL_SKIP=Truncate,FdMap` leaves operations out, to look behind a failure already known.
+//! `COWL_MODEL_OPTIONS` the mount options; `COWL_MODEL_SKIP=Truncate,FdMap` leaves operations out,
+//! to look behind a failure already known.
 // An answer that a test does not need is dropped on purpose, and writing to a string cannot fail.
 #![allow(clippy::let_underscore_must_use)]
 
@@ -14,8 +18,11 @@ use std::path::Path;
 
 use crate::mount::{Mode, Sut, World};
 
+mod apply;
 mod case;
+pub mod churn;
 mod layers;
+mod line;
 pub mod op;
 mod rng;
 mod shrink;
@@ -67,7 +74,7 @@ pub fn run(dir: &Path, mode: Mode, sut: Sut, size: Size) {
 /// was made, as shell-like lines.
 pub fn build_layers(w: &mut World, seed: u64) -> String {
     w.set_lowers(1 + (seed % 3) as usize);
-    layers::build(w, seed).script
+    layers::build(w, seed, "").script
 }
 
 /// Runs the cases in the directory of a test's own world, which stays unmounted.

@@ -162,6 +162,33 @@ impl World {
         self.start();
     }
 
+    /// Unmounts and mounts again with the upper as the topmost lower, under a fresh upper with the
+    /// same root attributes. Only a remount when the upper cannot be used without its work directory
+    /// (it keeps an index of hard links), or there are enough layers.
+    pub fn restack(&mut self) {
+        const ENOUGH: usize = 8;
+        self.unmount();
+        if self.lowers.len() < ENOUGH && !self.needs_workdir() {
+            let lower = self.dir.join(format!("was-upper{}", self.lowers.len()));
+            std::fs::rename(self.u(""), &lower).expect("the upper becomes a lower");
+            std::fs::remove_dir_all(self.dir.join("work")).expect("remove the work directory");
+            let upper = self.make_dir("upper");
+            self.make_dir("work");
+            copy_root(&lower, &upper);
+            self.digests.insert(0, tree::read(&lower, Depth::Digest));
+            self.lowers.insert(0, lower);
+        }
+        self.start();
+    }
+
+    /// Whether the work directory holds more than temporaries and tags of the layers.
+    fn needs_workdir(&self) -> bool {
+        ["cowl-index", "index"].iter().any(|index| {
+            sys::names(self.dir.join("work").join(index))
+                .is_ok_and(|names| names.iter().any(|n| !n.as_encoded_bytes().ends_with(b".tag")))
+        })
+    }
+
     /// Kills the filesystem with SIGKILL, takes the dead mount away, and mounts again.
     ///
     /// Descriptors into the mount must have been closed (or are dead afterwards). For kernel
@@ -297,6 +324,21 @@ pub fn age_all(root: &Path) {
         }
     }
     age(root);
+}
+
+/// Gives the root of a fresh upper the attributes of the previous one.
+fn copy_root(from: &Path, to: &Path) {
+    let st = sys::lstat(from).expect("stat");
+    sys::lchown(to, st.st_uid, st.st_gid).expect("chown");
+    sys::chmod(to, st.st_mode & 0o7777).expect("chmod");
+    for name in sys::listxattr(from).expect("listxattr") {
+        let (value, name) = (sys::getxattr(from, &name).expect("getxattr"), name.to_string_lossy());
+        if !name.contains("overlay.") {
+            sys::setxattr(to, &name, &value, 0).expect("setxattr");
+        }
+    }
+    let mtime = (st.st_mtime, st.st_mtime_nsec);
+    sys::utimens(to, mtime, mtime).expect("utimens");
 }
 
 fn age_parents(p: &Path, root: &Path) {

@@ -29,7 +29,8 @@ fn merged(names: &mut Names) -> Result<&mut Merged> {
 }
 
 impl Overlay {
-    /// Renames `name` in `parent` to `newname` in `newparent`.
+    /// Renames `name` in `parent` to `newname` in `newparent`; returns the directories that have
+    /// another parent now, and so another `..`.
     ///
     /// # Errors
     /// As renameat2(2); `EINVAL` for flags other than `RENAME_NOREPLACE` and `RENAME_EXCHANGE`;
@@ -41,7 +42,7 @@ impl Overlay {
         newparent: NodeId,
         newname: &[u8],
         flags: u32,
-    ) -> Result<()> {
+    ) -> Result<Vec<NodeId>> {
         let upper = self.need_upper()?;
         if flags & !(libc::RENAME_NOREPLACE | libc::RENAME_EXCHANGE) != 0 {
             return Err(Errno::EINVAL);
@@ -62,11 +63,17 @@ impl Overlay {
             ),
             Err(e) => Err(*e),
         };
+        let mut moved = Vec::new();
+        if parent.id != newparent.id {
+            let exchanged = target.iter().flatten().filter(|_| flags & libc::RENAME_EXCHANGE != 0);
+            let sides = exchanged.chain([&source]);
+            moved.extend(sides.filter(|node| node.dir.is_some()).map(|node| node.id));
+        }
         self.forget(source.id, 1);
         if let Ok(Some(target)) = &target {
             self.forget(target.id, 1);
         }
-        done
+        done.map(|()| moved)
     }
 
     fn rename_nodes(

@@ -2,7 +2,7 @@
 
 use super::reply::{self, Body};
 use super::seek::Seek;
-use super::session::{Answer, Scratch, Session};
+use super::session::{Answer, Scratch, Session, forget_listing};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
 use crate::attr::{Kind, Time};
 use crate::ident::NodeId;
@@ -101,7 +101,9 @@ impl Session {
                     body.u32()?;
                 }
                 let (name, newname) = (body.name()?, body.name()?);
-                o.rename(node, name, newparent, newname, flags)?;
+                for moved in o.rename(node, name, newparent, newname, flags)? {
+                    forget_listing(&self.device, moved)?;
+                }
             }
             op::LINK => {
                 let old = NodeId(body.u64()?);

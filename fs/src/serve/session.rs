@@ -195,6 +195,18 @@ pub(super) enum Answer {
     Later,
 }
 
+/// Makes the kernel read a directory anew: the listing that it keeps says what `..` was.
+pub(super) fn forget_listing(device: &OwnedFd, node: NodeId) -> Result<()> {
+    const INVAL_INODE: i32 = 2; // FUSE_NOTIFY_INVAL_INODE
+    const NOTIFICATION: u64 = 0; // no request has this number
+    let mut body = reply::Body::default();
+    body.u64(node.0).u64(0).u64(0); // all of its pages
+    match send(device, NOTIFICATION, INVAL_INODE, body.bytes()) {
+        Err(Errno::ENOENT) => Ok(()), // it keeps nothing
+        other => other,
+    }
+}
+
 /// Sends a reply.
 pub(super) fn send(device: &OwnedFd, unique: u64, error: i32, body: &[u8]) -> Result<()> {
     let len = (reply::HEADER + body.len()) as u32;

@@ -4,9 +4,14 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::Path;
 
 use super::Rng;
-use super::op::{self, Op, Side};
+use super::op::{self, Op, Side, Step};
+use crate::mount::sys::{self, Partner};
 use crate::mount::{Mode, Sut, World};
 use crate::tree::{self, Depth};
+
+/// Mount options of the cases, each as often as it is named; `COWL_MODEL_OPTIONS` names others,
+/// separated by semicolons.
+const OPTIONS: &[&str] = &["", "", "", "volatile", "timeout=0"];
 
 /// Everything that decides a case.
 #[derive(Debug, Clone)]
@@ -14,7 +19,13 @@ pub struct Plan {
     /// Decides the layers.
     pub seed: u64,
     /// What is done.
-    pub ops: Vec<Op>,
+    pub ops: Vec<Step>,
+    /// How many processes do it, in turn, each with its own handles.
+    pub processes: usize,
+    /// The trees are compared whenever so many operations were done.
+    pub every: usize,
+    /// Mount options.
+    pub options: String,
     layers: String,
 }
 
@@ -23,19 +34,31 @@ impl Plan {
     pub fn random(seed: u64, ops: usize, mode: Mode) -> Plan {
         let mut rng = Rng::new(seed);
         let privileged = mode == Mode::Root;
-        let mut ops: Vec<_> = (0..ops).map(|_| op::random(&mut rng, privileged)).collect();
+        let processes = 1 + rng.below(2);
+        // Looking at everything after every step finds the step; it also reads what a filesystem
+        // may not have read yet, so other cases look rarely.
+        let every = *rng.pick(&[1, 1, 10, 1_000_000]);
+        let options = match std::env::var("COWL_MODEL_OPTIONS") {
+            Ok(list) => (*rng.pick(&list.split(';').collect::<Vec<_>>())).to_owned(),
+            Err(_) => (*rng.pick(OPTIONS)).to_owned(),
+        };
+        let mut ops: Vec<_> = (0..ops).map(|_| op::step(&mut rng, privileged, processes)).collect();
         if let Ok(skip) = std::env::var("COWL_MODEL_SKIP") {
-            ops.retain(|op| !skip.split(',').any(|s| format!("{op:?}").starts_with(s)));
+            ops.retain(|s| !skip.split(',').any(|k| format!("{:?}", s.op).starts_with(k)));
         }
-        Plan { seed, ops, layers: String::new() }
+        Plan { seed, ops, processes, every, options, layers: String::new() }
     }
 
     /// The layers and operations as shell-like lines.
     pub fn script(&self) -> String {
-        let mut s = format!("layers (l0 is the topmost lower):\n{}operations:\n", self.layers);
-        for op in &self.ops {
+        let mut s = format!("layers (l0 is the topmost lower):\n{}", self.layers);
+        if !self.options.is_empty() {
+            s.push_str(&format!("mounted with -o {}\n", self.options));
+        }
+        s.push_str("operations:\n");
+        for step in &self.ops {
             s.push_str("  ");
-            s.push_str(&op.line());
+            s.push_str(&step.line());
             s.push('\n');
         }
         s
@@ -71,8 +94,12 @@ pub fn run(base: &Path, mode: Mode, sut: Sut, plan: &Plan) -> Result<(), Failure
     std::fs::create_dir(&dir).expect("a directory for the case");
     let mut at = 0;
     let mut script = String::new();
+    sys::umask(0o022);
     let done = catch_unwind(AssertUnwindSafe(|| {
         let mut w = World::new(dir.clone(), mode, sut);
+        if sut == Sut::Cowlfs && !plan.options.is_empty() {
+            w.options.push(plan.options.clone());
+        }
         script = super::build_layers(&mut w, plan.seed);
         w.mount();
         let result = steps(&mut w, plan, &mut at);
@@ -81,6 +108,7 @@ pub fn run(base: &Path, mode: Mode, sut: Sut, plan: &Plan) -> Result<(), Failure
         }
         result
     }));
+    sys::umask(0o022);
     std::fs::remove_dir_all(&dir).expect("remove the directory of the case");
     let why = match done {
         Ok(Ok(())) => return Ok(()),
@@ -94,29 +122,76 @@ pub fn run(base: &Path, mode: Mode, sut: Sut, plan: &Plan) -> Result<(), Failure
     Err(Failure { why, at, layers: script })
 }
 
+/// The reference and the mount, as one process has them open.
+struct Pair {
+    want: Side,
+    got: Side,
+}
+
+impl Pair {
+    fn new(w: &World) -> Pair {
+        let honest = w.sut != Sut::Overlay;
+        Pair { want: Side::new(&w.r(""), honest), got: Side::new(&w.m(""), honest) }
+    }
+
+    /// Does the step on both; the difference, or nothing.
+    fn step(&mut self, step: &Step) -> String {
+        let (a, b) = (self.want.step(step), self.got.step(step));
+        if a == b { String::new() } else { format!("`{}`\n  want {a}\n  got  {b}", step.line()) }
+    }
+
+    fn close_all(&mut self) {
+        self.want.close_all();
+        self.got.close_all();
+    }
+}
+
+/// Asked of the second process: to close everything.
+const CLOSE: u64 = u64::MAX;
+
+/// A second process that does its steps when asked by their number.
+fn second_process(w: &World, plan: &Plan) -> Partner {
+    let mut pair = Pair::new(w);
+    let steps = plan.ops.clone();
+    let work = move |n: u64| match steps.get(n as usize) {
+        Some(step) => pair.step(step).into_bytes(),
+        None => {
+            pair.close_all();
+            Vec::new()
+        }
+    };
+    Partner::fork(work).expect("fork")
+}
+
 fn steps(w: &mut World, plan: &Plan, at: &mut usize) -> Result<(), String> {
-    let honest = w.sut != Sut::Overlay;
-    let mut want = Side::new(&w.r(""), honest);
-    let mut got = Side::new(&w.m(""), honest);
+    let mut me = Pair::new(w);
+    let partner = (plan.processes > 1).then(|| second_process(w, plan));
+    let ask = |n: u64| -> Result<String, String> {
+        let Some(partner) = &partner else { return Ok(String::new()) };
+        let answer = partner.ask(n).map_err(|e| format!("the second process ended: {e}"))?;
+        Ok(String::from_utf8_lossy(&answer).into_owned())
+    };
     compare(w, "right after the mount")?;
-    for (i, op) in plan.ops.iter().enumerate() {
+    for (i, step) in plan.ops.iter().enumerate() {
         *at = i;
-        if *op == Op::Remount {
-            want.close_all();
-            got.close_all();
-            w.remount();
+        let op = &step.op;
+        if matches!(op, Op::Remount | Op::Restack) {
+            me.close_all();
+            ask(CLOSE)?;
+            if *op == Op::Restack { w.restack() } else { w.remount() }
         }
-        let (a, b) = (want.apply(op), got.apply(op));
-        if a != b {
-            return Err(format!("`{}`\n  want {a}\n  got  {b}", op.line()));
+        let differs = if step.who == 0 { me.step(step) } else { ask(i as u64)? };
+        if !differs.is_empty() {
+            return Err(differs);
         }
-        if matches!(op, Op::Remount | Op::Compare) || i % 15 == 14 {
-            compare(w, &format!("after `{}`", op.line()))?;
+        let due = matches!(op, Op::Remount | Op::Restack | Op::Compare);
+        if due || i % plan.every == plan.every - 1 {
+            compare(w, &format!("after `{}`", step.line()))?;
         }
     }
     compare(w, "at the end")?;
-    want.close_all();
-    got.close_all();
+    me.close_all();
+    ask(CLOSE)?;
     w.remount();
     compare(w, "after the last remount")
 }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::{Rng, op};
 use crate::mount::sys::{self, libc};
@@ -26,6 +26,8 @@ enum Kind {
 
 struct Builder<'a> {
     w: &'a World,
+    /// Directory of each layer in which everything is made; empty or with a slash at the end.
+    below: &'a str,
     rng: Rng,
     /// What the union shows: path → (topmost layer, kind).
     seen: BTreeMap<String, (usize, Kind)>,
@@ -35,10 +37,11 @@ struct Builder<'a> {
     clock: i64,
 }
 
-/// Fills the lowers and the reference directory of `w`.
-pub fn build(w: &World, seed: u64) -> Built {
+/// Fills the lowers and the reference directory of `w`, in the directory `below` that each has.
+pub fn build(w: &World, seed: u64, below: &str) -> Built {
     let mut b = Builder {
         w,
+        below,
         rng: Rng::new(seed ^ 0x001a_7e25),
         seen: BTreeMap::new(),
         own: BTreeMap::new(),
@@ -57,6 +60,14 @@ pub fn build(w: &World, seed: u64) -> Built {
 }
 
 impl Builder<'_> {
+    fn l(&self, layer: usize, path: &str) -> PathBuf {
+        self.w.l(layer, format!("{}{path}", self.below))
+    }
+
+    fn r(&self, path: &str) -> PathBuf {
+        self.w.r(format!("{}{path}", self.below))
+    }
+
     fn say(&mut self, layer: usize, text: &str) {
         let _ = writeln!(self.script, "  l{layer}: {text}");
     }
@@ -87,7 +98,7 @@ impl Builder<'_> {
 
     fn dir(&mut self, layer: usize, path: &str) {
         let mode = *self.rng.pick(&[0o755, 0o700, 0o750, 0o1777, 0o2755]);
-        let at = self.w.l(layer, path);
+        let at = self.l(layer, path);
         std::fs::create_dir(&at).expect("mkdir in a layer");
         self.attributes(layer, path, mode);
         if !matches!(self.seen.get(path), Some((_, Kind::Dir))) {
@@ -99,7 +110,7 @@ impl Builder<'_> {
     }
 
     fn attributes(&mut self, layer: usize, path: &str, mode: u32) {
-        let at = self.w.l(layer, path);
+        let at = self.l(layer, path);
         let (uid, gid) = (self.rng.below(3) as u32, self.rng.below(3) as u32);
         sys::lchown(&at, uid, gid).expect("chown in a layer");
         sys::chmod(&at, mode).expect("chmod in a layer");
@@ -113,17 +124,15 @@ impl Builder<'_> {
         if path.contains('h') || !self.parents(layer, &path) {
             return;
         }
-        let at = self.w.l(layer, &path);
+        let at = self.l(layer, &path);
         match self.rng.below(14) {
             0..=4 => self.dir(layer, &path),
             5..=9 => {
-                let len = *self.rng.pick(&[0, 10, 5000, 30_000]);
-                let byte = b'a' + self.rng.below(20) as u8;
-                std::fs::write(&at, vec![byte; len]).expect("write in a layer");
+                let (len, holes) = self.content(&at);
                 let mode = *self.rng.pick(&[0o644, 0o600, 0o755, 0o4755, 0o400]);
                 self.attributes(layer, &path, mode);
                 self.other(layer, &path);
-                self.say(layer, &format!("file {path}: {len} bytes, mode {mode:o}"));
+                self.say(layer, &format!("file {path}: {len} bytes{holes}, mode {mode:o}"));
             }
             10 => {
                 sys::symlink("some/target", &at).expect("symlink in a layer");
@@ -131,9 +140,11 @@ impl Builder<'_> {
                 self.say(layer, &format!("ln -s some/target {path}"));
             }
             11 => {
-                sys::mknod(&at, libc::S_IFSOCK | 0o640, 0).expect("socket in a layer");
+                let (kind, what) =
+                    *self.rng.pick(&[(libc::S_IFSOCK, "mksock"), (libc::S_IFIFO, "mkfifo")]);
+                sys::mknod(&at, kind | 0o640, 0).expect("a special file in a layer");
                 self.other(layer, &path);
-                self.say(layer, &format!("mksock {path}"));
+                self.say(layer, &format!("{what} {path}"));
             }
             12 if self.seen.contains_key(&path) => {
                 sys::mknod(&at, libc::S_IFCHR, 0).expect("whiteout in a layer");
@@ -155,6 +166,30 @@ impl Builder<'_> {
         }
     }
 
+    /// Fills a regular file: sizes on and beside block borders, some large, some with holes. Every
+    /// 512 bytes look different from the next.
+    fn content(&mut self, at: &Path) -> (usize, &'static str) {
+        let len = match self.rng.below(14) {
+            0 => (1 << 20) + 123,
+            1 => 3_000_777,
+            _ => *self.rng.pick(&[0, 10, 4095, 4096, 4097, 5000, 30_000, 70_001]),
+        };
+        let first = self.rng.below(26);
+        let mut data: Vec<u8> = (0..len).map(|i| b'a' + ((first + i / 512) % 26) as u8).collect();
+        if len <= 8192 || !self.rng.one_in(4) {
+            std::fs::write(at, data).expect("write in a layer");
+            return (len, "");
+        }
+        let file = sys::open(at, libc::O_CREAT | libc::O_WRONLY, 0o600).expect("open in a layer");
+        sys::ftruncate(&file, len as i64).expect("ftruncate in a layer");
+        for (block, part) in data.chunks_mut(4096).enumerate() {
+            if self.rng.one_in(3) {
+                sys::pwrite(&file, block as i64 * 4096, part).expect("write in a layer");
+            }
+        }
+        (len, " with holes")
+    }
+
     fn other(&mut self, layer: usize, path: &str) {
         self.hide(path, true);
         self.seen.insert(path.into(), (layer, Kind::Other));
@@ -169,7 +204,7 @@ impl Builder<'_> {
                 .iter()
                 .filter(|(p, (l, k))| {
                     *k == Kind::Other
-                        && sys::lstat(self.w.l(*l, p))
+                        && sys::lstat(self.l(*l, p))
                             .is_ok_and(|s| s.st_mode & libc::S_IFMT == libc::S_IFREG)
                 })
                 .map(|(p, (l, _))| (p.clone(), *l))
@@ -181,7 +216,7 @@ impl Builder<'_> {
             let dir = from.rsplit_once('/').map_or(String::new(), |(d, _)| format!("{d}/"));
             let to = format!("{dir}h{}", self.rng.below(3));
             if !self.seen.contains_key(&to) {
-                sys::link(self.w.l(layer, &from), self.w.l(layer, &to)).expect("link in a layer");
+                sys::link(self.l(layer, &from), self.l(layer, &to)).expect("link in a layer");
                 self.seen.insert(to.clone(), (layer, Kind::Other));
                 self.say(layer, &format!("ln {from} {to}"));
             }
@@ -191,33 +226,36 @@ impl Builder<'_> {
     /// Explicit times everywhere, then the plain directory.
     fn times_and_reference(&mut self) {
         for l in 0..self.w.lowers().len() {
-            age(&self.w.l(l, ""), &mut self.clock);
+            let mut clock = self.clock;
+            age(&self.l(l, ""), &mut clock);
+            self.clock = clock;
         }
         let mut inodes: BTreeMap<(u64, u64), String> = BTreeMap::new();
         for (p, (layer, _)) in &self.seen {
-            let (from, to) = (self.w.l(*layer, p), self.w.r(p));
+            let (from, to) = (self.l(*layer, p), self.r(p));
             let st = sys::lstat(&from).expect("stat in a layer");
             match st.st_mode & libc::S_IFMT {
                 libc::S_IFDIR => std::fs::create_dir(&to).expect("mkdir"),
                 libc::S_IFREG => {
                     if let Some(first) = inodes.get(&(st.st_dev, st.st_ino)) {
-                        sys::link(self.w.r(first), &to).expect("link");
+                        sys::link(self.r(first), &to).expect("link");
                         continue;
                     }
                     inodes.insert((st.st_dev, st.st_ino), p.clone());
                     std::fs::write(&to, std::fs::read(&from).expect("read")).expect("write");
                 }
                 libc::S_IFLNK => sys::symlink("some/target", &to).expect("symlink"),
-                _ => sys::mknod(&to, libc::S_IFSOCK, 0).expect("socket"),
+                kind => sys::mknod(&to, kind, 0).expect("a special file"),
             }
         }
         for (p, (layer, _)) in self.seen.iter().rev() {
-            copy_attributes(&self.w.l(*layer, p), &self.w.r(p));
+            copy_attributes(&self.l(*layer, p), &self.r(p));
         }
     }
 }
 
-fn copy_attributes(from: &Path, to: &Path) {
+/// Gives `to` the owner, mode, xattrs and times of `from`.
+pub fn copy_attributes(from: &Path, to: &Path) {
     let st = sys::lstat(from).expect("stat");
     sys::lchown(to, st.st_uid, st.st_gid).expect("chown");
     if st.st_mode & libc::S_IFMT != libc::S_IFLNK {

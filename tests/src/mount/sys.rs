@@ -11,8 +11,8 @@ use std::path::Path;
 mod process;
 
 pub use process::{
-    as_ordinary_user, as_user, die_with_parent, enter_jail, kill, open_program, ready_pipe,
-    wait_readable,
+    Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, kill, open_program,
+    ready_pipe, wait_readable,
 };
 
 pub use libc;
@@ -520,6 +520,9 @@ pub struct Mapping {
     at: *mut u8,
     len: usize,
 }
+
+// SAFETY: nothing about a mapping belongs to the thread that made it.
+unsafe impl Send for Mapping {}
 
 impl Mapping {
     /// Maps `len` bytes from `off`; `shared` chooses `MAP_SHARED`, `write` adds `PROT_WRITE`.

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
 use std::path::Path;
 
-use super::{R, c, ck, ckl, libc};
+use super::{Errno, R, c, ck, ckl, libc};
 
 /// Runs `f` in a thread with another user's ids and no supplementary groups or capabilities.
 ///
@@ -33,16 +33,21 @@ pub fn kill(pid: i32, signal: i32) -> R<()> {
     ck(unsafe { libc::kill(pid, signal) }).map(drop)
 }
 
-/// A pipe whose write end is inherited by children.
-pub fn ready_pipe() -> R<(OwnedFd, OwnedFd)> {
+/// A pipe: the end to read from, and the end to write to.
+fn pipe() -> R<(OwnedFd, OwnedFd)> {
     let mut fds = [0_i32; 2];
     // SAFETY: the array has room for two descriptors.
     ck(unsafe { libc::pipe2(fds.as_mut_ptr(), libc::O_CLOEXEC) })?;
-    // SAFETY: the kernel just returned both; the flag call takes plain integers.
-    unsafe {
-        ck(libc::fcntl(fds[1], libc::F_SETFD, 0))?;
-        Ok((OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])))
-    }
+    // SAFETY: the kernel just returned both.
+    Ok(unsafe { (OwnedFd::from_raw_fd(fds[0]), OwnedFd::from_raw_fd(fds[1])) })
+}
+
+/// A pipe whose write end is inherited by children.
+pub fn ready_pipe() -> R<(OwnedFd, OwnedFd)> {
+    let ends = pipe()?;
+    // SAFETY: plain integers.
+    ck(unsafe { libc::fcntl(ends.1.as_raw_fd(), libc::F_SETFD, 0) })?;
+    Ok(ends)
 }
 
 /// Waits until `fd` is readable or closed; false when `ms` milliseconds passed.
@@ -161,4 +166,74 @@ fn user_namespace(uid: u32) -> io::Result<i32> {
         sys_io(libc::setresuid(0, 0, 0))?;
         sys_io(libc::setgroups(0, std::ptr::null()))
     }
+}
+
+/// A second process of a test, which does what it is asked by number.
+pub struct Partner {
+    pid: i32,
+    ask: Option<OwnedFd>,
+    answers: OwnedFd,
+}
+
+impl Partner {
+    /// Forks; the child answers every number by `work` until this is dropped.
+    pub fn fork(mut work: impl FnMut(u64) -> Vec<u8>) -> R<Partner> {
+        let (asked, ask) = pipe()?;
+        let (answers, answer) = pipe()?;
+        // SAFETY: only this thread goes on in the child. It uses what it owns alone and the
+        // allocator, which glibc keeps usable after fork, and leaves by `_exit`.
+        let pid = ck(unsafe { libc::fork() })?;
+        if pid > 0 {
+            return Ok(Partner { pid, ask: Some(ask), answers });
+        }
+        drop((ask, answers));
+        let serve = std::panic::AssertUnwindSafe(|| {
+            // SAFETY: plain integers.
+            unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
+            while let Some(n) = read_exactly(&asked, 8) {
+                let text = work(u64::from_ne_bytes(n.try_into().expect("8 bytes")));
+                let mut message = (text.len() as u64).to_ne_bytes().to_vec();
+                message.extend(text);
+                write_all(&answer, &message).expect("answer");
+            }
+        });
+        let clean = std::panic::catch_unwind(serve).is_ok();
+        // SAFETY: ends the process at once; nothing of the parent's is run twice.
+        unsafe { libc::_exit(i32::from(!clean)) }
+    }
+
+    /// Asks for one piece of work and waits for its answer.
+    pub fn ask(&self, n: u64) -> R<Vec<u8>> {
+        let ask = self.ask.as_ref().ok_or(Errno::EPIPE)?;
+        write_all(ask, &n.to_ne_bytes())?;
+        let len = read_exactly(&self.answers, 8).ok_or(Errno::EPIPE)?;
+        let len = u64::from_ne_bytes(len.try_into().expect("8 bytes"));
+        read_exactly(&self.answers, len as usize).ok_or(Errno::EPIPE)
+    }
+}
+
+impl Drop for Partner {
+    fn drop(&mut self) {
+        self.ask = None; // the end of its work
+        let mut status = 0;
+        // SAFETY: our own child, and a live integer.
+        unsafe { libc::waitpid(self.pid, &mut status, 0) };
+    }
+}
+
+fn read_exactly(fd: &OwnedFd, len: usize) -> Option<Vec<u8>> {
+    let mut all = Vec::new();
+    while all.len() < len {
+        let some = super::read(fd, len - all.len()).ok().filter(|b| !b.is_empty())?;
+        all.extend(some);
+    }
+    Some(all)
+}
+
+fn write_all(fd: &OwnedFd, mut data: &[u8]) -> R<()> {
+    while !data.is_empty() {
+        let n = super::write(fd, data)?;
+        data = &data[n..];
+    }
+    Ok(())
 }
