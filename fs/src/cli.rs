@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::options::{OptionError, Options};
+use crate::options::{OptionError, Options, list};
 use crate::serve::mount::{Mount, MountError, MountOptions, mount, remount};
 use crate::serve::{Policy, Session};
 use crate::start::{StartError, open_union};
@@ -25,25 +25,9 @@ Mounts a union of directories, copying on write.
   -h, --help       this text
   -V, --version    the version
 
-Options (a backslash takes the next character of a path literally):
-  lowerdir=A:B:C   read-only layers, topmost first
-  upperdir=DIR     takes all changes; without it the mount is read-only
-  workdir=DIR      scratch directory on the same filesystem as upperdir
-  volatile         never wait for the disk; the upper is lost after a crash of the machine
-  fsync=0          answer fsync at once
-  uidmapping=IN:OUT:LEN[:…]  gidmapping=…  squash_to_root  squash_to_uid=N  squash_to_gid=N
-  xattr_permissions=2  keep what the host refuses to store (owners, devices) in
-                   user.containers.override_stat
-  noacl            neither enforce nor show POSIX ACLs
-  static_nlink     show a link count of 1 for every file
-  timeout=SECONDS  how long the kernel may keep names and attributes (default: for ever)
-  one_file_system  show directories that others are mounted on, in a lower, as empty
-  hide=A:B         paths of the host that the lowers do not show
-  unmapped_to_root owners that this user namespace does not map are shown as root
-  allow_other      other users may look in (always so for root)
-  fsname=NAME      first column of the table of mounts
-  ro nosuid nodev noexec noatime …   as mount(8)
-  remount          change these flags of a mount that is there
+  --man            the manual page, for man(1): cowlfs --man | man -l -
+
+Options (a backslash takes the next character of a value literally):
 ";
 
 /// Why the program ends with a failure; the text is what the user reads.
@@ -97,7 +81,8 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
             // fuse-overlayfs's debug output means staying in the foreground, too.
             b"-d" | b"--debug" => foreground = true,
             b"-s" => {} // libfuse's "one thread": the answers are the same
-            b"-h" | b"--help" => return Ok(Request::Say(USAGE.into())),
+            b"-h" | b"--help" => return Ok(Request::Say(USAGE.to_owned() + &list::help())),
+            b"--man" => return Ok(Request::Say(list::man(env!("CARGO_PKG_VERSION")))),
             b"-V" | b"--version" => {
                 return Ok(Request::Say(format!("cowlfs {}\n", env!("CARGO_PKG_VERSION"))));
             }
@@ -224,7 +209,10 @@ fn serve(
     let path: &Path = &arguments.mountpoint;
     let overlay = open_union(options, Some(path))?;
     let acls = !options.no_acl && overlay.upper().is_none_or(|u| u.features().acls);
+    let acls = acls && !options.no_xattrs;
     let mut policy = Policy::new(overlay.writable(), acls);
+    policy.writeback &= !options.no_writeback;
+    policy.xattrs = !options.no_xattrs;
     if let Some(seconds) = options.timeout {
         policy.set_timeout(seconds);
     }

@@ -6,7 +6,10 @@
 //! file copied up), so it is the same before and after copy-up and after a remount. The key of a
 //! copied-up object's origin is kept in an xattr (see `format`).
 
+use std::collections::HashMap;
 use std::fmt;
+
+use parking_lot::Mutex;
 
 use crate::attr::Time;
 
@@ -50,6 +53,16 @@ pub struct FileKey {
 const INO_BITS: u32 = 48;
 
 impl FileKey {
+    /// The identity of one name of a file with several, where each is to be a file of its own
+    /// (`index=off`): made of the file's, its directory's and the name, so it is the same at every
+    /// mount.
+    pub fn of_one_name(self, dir: FileKey, name: &[u8]) -> FileKey {
+        let numbers = [u64::from(self.fs), self.ino, u64::from(dir.fs), dir.ino];
+        let parts = numbers.into_iter().chain(name.iter().map(|&b| u64::from(b)));
+        let ino = parts.fold(0, spread);
+        FileKey { fs: NAMES, ino }
+    }
+
     /// The number shown to users. Unique as long as inode numbers fit in 48 bits; wider ones (some
     /// network and FUSE filesystems hash them) are folded, which can make two files *show* one
     /// number but never makes them one file.
@@ -57,6 +70,34 @@ impl FileKey {
         let folded = self.ino ^ (self.ino >> INO_BITS);
         let low = if self.ino >> INO_BITS == 0 { self.ino } else { folded & ((1 << INO_BITS) - 1) };
         Ino(low | (u64::from(self.fs) << INO_BITS))
+    }
+}
+
+/// Bits of a short inode number left to the filesystem itself.
+const SHORT_BITS: u32 = 30;
+
+/// Shown inode numbers squeezed into 32 bits (`ino32_t`).
+///
+/// The first three filesystems keep theirs, as long as these are below 2³⁰: they are the same at every
+/// mount. All others are numbered as they are met, up to 2³⁰ of them, and remembered until the
+/// unmount, so that no two files share one.
+#[derive(Debug, Default)]
+pub struct ShortInos {
+    met: Mutex<HashMap<u64, u32>>,
+}
+
+impl ShortInos {
+    /// The short form of a number that [`FileKey::shown`] made.
+    pub fn of(&self, ino: u64) -> u64 {
+        const OTHERS: u64 = 3;
+        const MOST: u64 = (1 << SHORT_BITS) - 1;
+        let (fs, own) = (ino >> INO_BITS, ino & ((1 << INO_BITS) - 1));
+        if fs < OTHERS && own <= MOST {
+            return (fs << SHORT_BITS) | own;
+        }
+        let mut met = self.met.lock();
+        let next = (met.len() as u64).min(MOST) as u32;
+        (OTHERS << SHORT_BITS) | u64::from(*met.entry(ino).or_insert(next))
     }
 }
 
@@ -110,6 +151,13 @@ impl fmt::Display for FileKey {
 /// Multiplier of the FNV-1a hash: the tags need spreading, not secrecy.
 const FNV_PRIME: u64 = 0x100_0000_01b3;
 
+fn spread(hash: u64, part: u64) -> u64 {
+    (hash ^ part).wrapping_mul(FNV_PRIME).rotate_left(23)
+}
+
+/// Stands for no filesystem, but for names that are files of their own.
+const NAMES: u16 = u16::MAX;
+
 /// The filesystems (`st_dev`) that the layers of a mount lie on, numbered in the order upper,
 /// topmost lower, …, lowest lower: the same at every mount of the same layers.
 ///
@@ -132,7 +180,7 @@ impl FsTable {
         }
         self.devs.push(dev);
         self.tags.push(0);
-        (self.devs.len() - 1).min(usize::from(u16::MAX)) as u16
+        (self.devs.len() - 1).min(usize::from(NAMES) - 1) as u16
     }
 
     /// Adds the root of a lower: its filesystem, and what tells it from a copy of it (inode number,
@@ -142,13 +190,17 @@ impl FsTable {
         let birth = birth.unwrap_or_default();
         if let Some(tag) = self.tags.get_mut(usize::from(number)) {
             for part in own.into_iter().chain([birth.sec as u64, u64::from(birth.nsec)]) {
-                *tag = (*tag ^ part).wrapping_mul(FNV_PRIME).rotate_left(23);
+                *tag = spread(*tag, part);
             }
         }
     }
 
     /// The record of a key, if it will mean the same at the next mount.
     pub fn record(&self, key: FileKey) -> Option<Origin> {
+        if key.fs == NAMES {
+            let tag = self.tags.iter().take(self.stable).fold(0, |all, tag| spread(all, *tag));
+            return Some(Origin { key, tag });
+        }
         let tag = *self.tags.get(usize::from(key.fs))?;
         self.is_stable(key.fs).then_some(Origin { key, tag })
     }
@@ -189,6 +241,23 @@ mod tests {
         let b = FileKey { fs: 1, ino: 12 }.shown();
         assert_eq!(a, Ino(12));
         assert_ne!(a, b);
+    }
+
+    #[test]
+    fn short_numbers_are_distinct_and_lasting() {
+        let short = ShortInos::default();
+        let all: Vec<u64> = [0u16, 1, 2, 3, 4, 900]
+            .iter()
+            .flat_map(|fs| {
+                [1, 2, (1 << 30) - 1, 1 << 30, 1 << 32, (1 << 32) + 1, (1 << 48) - 1]
+                    .map(|ino| FileKey { fs: *fs, ino }.shown().0)
+            })
+            .collect();
+        let numbers: Vec<u64> = all.iter().map(|ino| short.of(*ino)).collect();
+        assert!(numbers.iter().all(|n| *n <= u64::from(u32::MAX)));
+        assert_eq!(numbers.iter().collect::<std::collections::HashSet<_>>().len(), all.len());
+        assert_eq!(numbers, all.iter().map(|ino| short.of(*ino)).collect::<Vec<_>>());
+        assert_eq!(short.of(12), 12);
     }
 
     #[test]

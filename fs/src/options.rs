@@ -8,10 +8,15 @@ use std::os::unix::ffi::OsStringExt;
 use std::path::PathBuf;
 
 use crate::idmap::IdMap;
-use crate::ownership::Ownership;
+use crate::overlay::Redirects;
+use crate::ownership::{Ownership, Store};
+
+pub mod list;
+
+use list::{FLAGS, Part};
 
 /// What the options ask for.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
     /// Lower directories, topmost first.
     pub lowers: Vec<PathBuf>,
@@ -37,6 +42,22 @@ pub struct Options {
     pub hide: Vec<PathBuf>,
     /// `xattr_permissions=`.
     pub ownership: Ownership,
+    /// `redirect_dir=`.
+    pub redirects: Redirects,
+    /// `index=off`: names of one lower file are files of their own.
+    pub no_index: bool,
+    /// `userxattr`: marks are written in the `user.` namespace.
+    pub user_marks: bool,
+    /// `uuid=off`: the UUID of the layers' filesystem does not count.
+    pub no_uuid: bool,
+    /// `xino=on`: inode numbers must be the same after a remount.
+    pub lasting_ino: bool,
+    /// `ino32_t`: inode numbers fit in 32 bits.
+    pub short_ino: bool,
+    /// `writeback=0`.
+    pub no_writeback: bool,
+    /// `noxattrs`.
+    pub no_xattrs: bool,
     /// `unmapped_to_root`.
     pub unmapped_to_root: bool,
     /// `remount`: change the flags of a mount that is there.
@@ -62,7 +83,10 @@ pub enum OptionError {
     /// A value cannot be used.
     #[error("option {0}={1}: {2}")]
     BadValue(String, String, &'static str),
-    /// An option that would be unsafe to ignore is not there yet.
+    /// A value is none of those there are.
+    #[error("option {0}={1}: use one of {2}")]
+    Choice(String, String, String),
+    /// An option that would be unsafe to ignore.
     #[error("option {0} is not supported by cowlfs: {1}")]
     Unsupported(String, &'static str),
     /// No lower at all.
@@ -75,72 +99,6 @@ pub enum OptionError {
     #[error("workdir is of no use without upperdir=DIR")]
     WorkAlone,
 }
-
-/// mount(8) flags: name, bits to set, bits to clear.
-const FLAGS: &[(&str, u64, u64)] = &[
-    ("ro", libc::MS_RDONLY, 0),
-    ("rw", 0, libc::MS_RDONLY),
-    ("nosuid", libc::MS_NOSUID, 0),
-    ("suid", 0, libc::MS_NOSUID),
-    ("nodev", libc::MS_NODEV, 0),
-    ("dev", 0, libc::MS_NODEV),
-    ("noexec", libc::MS_NOEXEC, 0),
-    ("exec", 0, libc::MS_NOEXEC),
-    ("noatime", libc::MS_NOATIME, 0),
-    ("atime", 0, libc::MS_NOATIME),
-    ("nodiratime", libc::MS_NODIRATIME, 0),
-    ("diratime", 0, libc::MS_NODIRATIME),
-    ("relatime", libc::MS_RELATIME, 0),
-    ("norelatime", 0, libc::MS_RELATIME),
-    ("strictatime", libc::MS_STRICTATIME, 0),
-    ("sync", libc::MS_SYNCHRONOUS, 0),
-    ("async", 0, libc::MS_SYNCHRONOUS),
-    ("dirsync", libc::MS_DIRSYNC, 0),
-    ("silent", libc::MS_SILENT, 0),
-    ("loud", 0, libc::MS_SILENT),
-];
-
-/// Options of mount(8), fusermount3, fuse-overlayfs and kernel overlayfs that ask for what is so
-/// anyway, or for nothing that a FUSE mount could do. Accepted in silence, as Podman and fstab pass
-/// them:
-/// `default_permissions` is always on; `defaults`, `auto`, `nofail`, `user`, `_netdev` are
-/// mount(8)'s own; `subtype` is fixed; `max_idle_threads`, `clone_fd`, `threaded` tune libfuse;
-/// `auto_unmount` is what a signal does; `user_id`, `group_id`, `rootmode` come back from the table of
-/// mounts with `mount -o remount`; `userxattr`, `xino`, `index`, `redirect_dir`, `nfs_export`,
-/// `metacopy` are kernel overlayfs's: the namespace is probed, inode numbers and hard links are kept
-/// stable and directory renames work in any case, and no file is stored as metadata only.
-const ACCEPTED: &[&str] = &[
-    "default_permissions",
-    "defaults",
-    "auto",
-    "noauto",
-    "nofail",
-    "user",
-    "nouser",
-    "users",
-    "owner",
-    "group",
-    "_netdev",
-    "subtype",
-    "max_idle_threads",
-    "max_threads",
-    "clone_fd",
-    "threaded",
-    "auto_unmount",
-    "userxattr",
-    "xino",
-    "ino32_t",
-    "index",
-    "redirect_dir",
-    "nfs_export",
-    "metacopy",
-    "fast_ino",
-    "debug",
-    "writeback",
-    "user_id",
-    "group_id",
-    "rootmode",
-];
 
 /// Splits at unescaped `separator` bytes; escapes stay in the parts.
 fn split(text: &[u8], separator: u8) -> Vec<Vec<u8>> {
@@ -198,22 +156,16 @@ impl Options {
     }
 
     fn one(&mut self, key: &str, value: &[u8], has_value: bool) -> Result<(), OptionError> {
-        const WITH_VALUE: &[&str] = &[
-            "lowerdir",
-            "lowerdir+",
-            "upperdir",
-            "workdir",
-            "uidmapping",
-            "gidmapping",
-            "timeout",
-            "squash_to_uid",
-            "squash_to_gid",
-            "hide",
-            "fsname",
-            "fsync",
-        ];
-        if WITH_VALUE.contains(&key) && !has_value {
+        let known = list::find(key);
+        if known.is_some_and(list::Opt::needs_value) && !has_value {
             return Err(OptionError::NoValue(key.into()));
+        }
+        if let Some(choice) = known
+            && let Some(mut choices) = choice.choices()
+            && has_value
+            && !choices.any(|c| c.as_bytes() == value)
+        {
+            return Err(OptionError::Choice(key.into(), text(value), list::choices(choice)));
         }
         let bad = |why| OptionError::BadValue(key.into(), text(value), why);
         let number = || text(value).parse::<u32>().map_err(|_| bad("not a number"));
@@ -236,7 +188,7 @@ impl Options {
             "squash_to_uid" => self.ids.squash_uid = Some(number()?),
             "squash_to_gid" => self.ids.squash_gid = Some(number()?),
             "volatile" => self.volatile = true,
-            "fsync" => self.no_fsync = number()? == 0,
+            "fsync" => self.no_fsync = value == b"0",
             "noacl" => self.no_acl = true,
             "static_nlink" => self.static_nlink = true,
             "timeout" => {
@@ -249,19 +201,29 @@ impl Options {
             "remount" => self.remount = true,
             "allow_other" => self.allow_other = Some(true),
             "noallow_other" => self.allow_other = Some(false),
-            "allow_root" => {
-                return Err(OptionError::Unsupported(key.into(), "use allow_other"));
-            }
             "fsname" => self.fsname = Some(unescape(value)),
-            "xattr_permissions" => match number()? {
-                0 => self.ownership = Ownership::Native,
-                2 => self.ownership = Ownership::Kept,
-                _ => {
-                    return Err(bad(
-                        "only 0 (off) and 2 (user.containers.override_stat) are known",
-                    ));
-                }
-            },
+            "xattr_permissions" => {
+                self.ownership = match value {
+                    b"1" => Ownership::Kept(Store::Security),
+                    b"2" => Ownership::Kept(Store::User),
+                    _ => Ownership::Native,
+                };
+            }
+            "redirect_dir" => {
+                self.redirects = match value {
+                    b"on" => Redirects::Made,
+                    b"nofollow" => Redirects::Refused,
+                    _ => Redirects::Followed,
+                };
+            }
+            "index" => self.no_index = value == b"off",
+            "userxattr" => self.user_marks = true,
+            "uuid" => self.no_uuid = matches!(value, b"off" | b"null"),
+            "xino" => self.lasting_ino = value == b"on",
+            "ino32_t" => self.short_ino = true,
+            "writeback" => self.no_writeback = value == b"0",
+            "noxattrs" => self.no_xattrs = value != b"0",
+            "nfs_export" | "verity" if value == b"off" => {}
             "context" | "fscontext" | "defcontext" | "rootcontext" => {
                 self.kernel.push(format!("{key}={}", text(value)));
             }
@@ -271,7 +233,9 @@ impl Options {
                     if *set != 0 {
                         self.mount_flags.push((*set, name));
                     }
-                } else if !ACCEPTED.contains(&key) && !key.starts_with("x-") {
+                } else if let Some(refused) = known.filter(|o| o.part == Part::Refused) {
+                    return Err(OptionError::Unsupported(key.into(), refused.help));
+                } else if known.is_none() && !key.starts_with("x-") {
                     self.unknown.push(key.into());
                 }
             }
@@ -323,10 +287,25 @@ mod tests {
 
     #[test]
     fn refusals() {
-        for bad in
-            ["lowerdir", "lowerdir=/a::/b", "timeout=-1", "uidmapping=0:1", "xattr_permissions=1"]
-        {
+        for bad in [
+            "lowerdir",
+            "lowerdir=/a::/b",
+            "timeout=-1",
+            "uidmapping=0:1",
+            "xattr_permissions=3",
+            "redirect_dir=maybe",
+            "redirect_dir",
+            "index=",
+            "xino=1",
+            "allow_root",
+            "nfs_export=on",
+            "verity=require",
+            "plugins=x",
+        ] {
             assert!(parse(bad).is_err(), "{bad}");
+        }
+        for good in ["nfs_export=off", "verity=off", "noxattrs=0", "user=me"] {
+            assert_eq!(parse(good).unwrap(), Options::default(), "{good}");
         }
         assert_eq!(parse("upperdir=/u").unwrap().check(), Err(OptionError::NoLower));
         assert_eq!(parse("lowerdir=/l,upperdir=/u").unwrap().check(), Err(OptionError::NoWork));
@@ -338,5 +317,136 @@ mod tests {
             parse("lowerdir=/a,frobnicate=3,x-systemd.automount").unwrap().unknown,
             ["frobnicate"]
         );
+    }
+    /// A value that is not the default, for an option that needs one.
+    fn values(o: &list::Opt) -> Vec<String> {
+        if let Some(choices) = o.choices() {
+            return choices.map(Into::into).collect();
+        }
+        let value = match o.value {
+            v if v.contains("IN:OUT") => "0:1000:1",
+            "N" | "SECONDS" => "7",
+            _ => "/x",
+        };
+        vec![value.into()]
+    }
+
+    #[test]
+    fn every_option_has_an_effect_or_says_that_it_has_none() {
+        let default = Options::default();
+        for o in list::OPTIONS {
+            let mut texts: Vec<String> = Vec::new();
+            if !o.needs_value() {
+                texts.push(o.name.into());
+            }
+            if !o.value.is_empty() {
+                texts.extend(values(o).iter().map(|v| format!("{}={v}", o.name)));
+            }
+            let results: Vec<_> = texts.iter().map(|t| parse(t)).collect();
+            let changed = results.iter().flatten().any(|r| *r != default);
+            let refused = results.iter().any(Result::is_err);
+            match o.part {
+                Part::Accepted => assert!(!changed && !refused, "{}", o.name),
+                Part::Refused => assert!(!changed && refused, "{}", o.name),
+                _ => assert!(changed && !refused, "{}: {results:?}", o.name),
+            }
+        }
+        for (name, set, _) in list::FLAGS {
+            let flags = parse(name).unwrap().mount_flags;
+            assert_eq!(flags.iter().map(|(bit, _)| bit).sum::<u64>(), *set, "{name}");
+        }
+    }
+
+    /// A generator of numbers that is the same everywhere (Numerical Recipes' LCG).
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self
+                .0
+                .wrapping_mul(6_364_136_223_846_793_005)
+                .wrapping_add(1_442_695_040_888_963_407);
+            (self.0 >> 33) as usize % sides
+        }
+    }
+
+    #[test]
+    fn anything_can_be_parsed_without_a_panic() {
+        let mut words: Vec<&[u8]> = list::OPTIONS.iter().map(|o| o.name.as_bytes()).collect();
+        words.extend(list::FLAGS.iter().map(|(name, ..)| name.as_bytes()));
+        words.extend([
+            &b"="[..],
+            b",",
+            b":",
+            b"\\",
+            b"",
+            b"on",
+            b"off",
+            b"-1",
+            b"0",
+            b"/a",
+            b"\xff\xfe",
+        ]);
+        words.extend([
+            &b"4294967296"[..],
+            b"1e400",
+            b"nan",
+            b"inf",
+            b"0:0:4294967295",
+            b"\0",
+            b"\xc3\xa9",
+        ]);
+        let mut dice = Dice(1);
+        for _ in 0..50_000 {
+            let mut line = Vec::new();
+            for _ in 0..dice.roll(8) {
+                line.extend_from_slice(words[dice.roll(words.len())]);
+                if dice.roll(4) == 0 {
+                    line.push(dice.roll(256) as u8);
+                }
+            }
+            let mut o = Options::default();
+            if o.add(&line).is_ok() {
+                let _may_be_refused = o.check();
+            }
+        }
+    }
+
+    /// A path as someone who knows the rules writes it.
+    fn escape(path: &[u8]) -> Vec<u8> {
+        let mut out = Vec::new();
+        for &b in path {
+            if matches!(b, b',' | b':' | b'\\') {
+                out.push(b'\\');
+            }
+            out.push(b);
+        }
+        out
+    }
+
+    #[test]
+    fn escaped_paths_come_back() {
+        let mut dice = Dice(7);
+        for _ in 0..5_000 {
+            let paths: Vec<Vec<u8>> = (0..3)
+                .map(|_| {
+                    let len = 1 + dice.roll(12);
+                    let odd = b",:\\= a/\xff";
+                    let any = |d: &mut Dice| {
+                        if d.roll(2) == 0 { odd[d.roll(odd.len())] } else { 1 + d.roll(255) as u8 }
+                    };
+                    (0..len).map(|_| any(&mut dice)).collect()
+                })
+                .collect();
+            let lowers = paths.iter().map(|p| escape(p)).collect::<Vec<_>>().join(&b':');
+            let upper = escape(&paths[0]);
+            let line = [b"ro,lowerdir=", &lowers[..], b",upperdir=", &upper, b",volatile"].concat();
+            let mut o = Options::default();
+            o.add(&line).unwrap();
+            let want: Vec<PathBuf> =
+                paths.iter().map(|p| OsString::from_vec(p.clone()).into()).collect();
+            assert_eq!((&o.upper, &o.lowers), (&Some(want[0].clone()), &want));
+            assert!(o.volatile && o.unknown.is_empty());
+        }
     }
 }

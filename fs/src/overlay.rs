@@ -16,7 +16,7 @@ use parking_lot::{Mutex, MutexGuard, RwLock};
 use crate::attr::{Attr, Kind};
 use crate::fdcache::FdCache;
 use crate::format::{self, Mark};
-use crate::ident::{FileKey, FsTable, LayerId, NodeId};
+use crate::ident::{FileKey, FsTable, LayerId, NodeId, ShortInos};
 use crate::idmap::{IdMap, Mapped};
 use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
 use crate::layer::{Layer, LowerRef};
@@ -45,7 +45,7 @@ pub use xattr::SetXattr;
 /// Choices that shape a union; everything else is found out from the layers.
 #[derive(Clone, Debug, Default)]
 pub struct Settings {
-    /// Show this link count for every non-directory (`static_nlink`).
+    /// Directories show a link count of 1 (`static_nlink`).
     pub static_nlink: bool,
     /// How owner ids are shown and stored.
     pub ids: IdMap,
@@ -56,14 +56,38 @@ pub struct Settings {
     pub mapped: Option<Mapped>,
     /// Where owners, modes and nodes are kept that the host refuses.
     pub ownership: Ownership,
+    /// What becomes of directories that are renamed, and of those that were (`redirect_dir`).
+    pub redirects: Redirects,
+    /// The names of one lower file are files of their own (`index=off`).
+    pub no_index: bool,
+    /// The UUID of the layers' filesystem does not count (`uuid=off`).
+    pub no_uuid: bool,
+    /// Shown inode numbers fit in 32 bits (`ino32_t`).
+    pub short_ino: bool,
+    /// The kernel leaves the times of files to us (`writeback=0`).
+    pub no_writeback: bool,
     /// fsync requests are answered without doing anything (`fsync=0`).
     pub no_fsync: bool,
+}
+
+/// Redirects: what makes a renamed directory keep its content in the layers below.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Redirects {
+    /// Made and followed.
+    #[default]
+    Made,
+    /// Followed where they are found; renaming such a directory is refused.
+    Followed,
+    /// Not followed either: a layer from elsewhere could show what its maker could not read.
+    Refused,
 }
 
 /// A union of layers.
 #[derive(Debug)]
 pub struct Overlay {
     settings: Settings,
+    /// Inode numbers of 32 bits, where asked for.
+    short: Option<ShortInos>,
     lowers: Vec<Box<dyn Layer>>,
     upper: Option<Upper>,
     fs: RwLock<FsTable>,
@@ -103,7 +127,8 @@ impl Overlay {
         }
         for layer in &lowers {
             let root = layer.root();
-            let own = [layer.attr(&root)?.ino, sys::dir::lasting_fsid(layer.root_fd())?];
+            let uuid = if settings.no_uuid { 0 } else { sys::dir::lasting_fsid(layer.root_fd())? };
+            let own = [layer.attr(&root)?.ino, uuid];
             fs.add_root(layer.dev(&root)?, own, layer.birth_time(&root)?);
         }
         fs.seal();
@@ -138,6 +163,7 @@ impl Overlay {
         let indexed = Mutex::new(indexed);
         Ok(Overlay {
             indexed,
+            short: settings.short_ino.then(ShortInos::default),
             settings,
             lowers,
             upper,
@@ -202,6 +228,11 @@ impl Overlay {
             let _swept_at_the_next_mount = sys::dir::unlinkat(upper.work(), &stash_name(node.id));
             state.place = Place::Upper;
         }
+    }
+
+    /// An inode number as programs are shown it.
+    fn shown_ino(&self, ino: u64) -> u64 {
+        self.short.as_ref().map_or(ino, |short| short.of(ino))
     }
 
     /// Number of nodes known (for the log and tests).

@@ -6,6 +6,10 @@
 //! `dir`, `symlink`, `pipe`, `socket`, `block-MAJOR-MINOR`, `char-MAJOR-MINOR`. fuse-overlayfs's
 //! `user.fuseoverlayfs.override_stat` is read as well. Everything else is stored natively. The xattr
 //! itself is never shown. Symbolic links cannot carry it: their owner stays what the host made it.
+//!
+//! With `xattr_permissions=1` the xattr is `security.fuseoverlayfs.override_stat`, which only root may
+//! set, and which links and devices can carry. A layer whose root directory has one of these xattrs
+//! is read so without being told (as fuse-overlayfs does), so image stores can be shared.
 
 use std::os::fd::BorrowedFd;
 
@@ -13,14 +17,32 @@ use crate::attr::{Attr, Kind};
 use crate::format::{self, Mark, Namespace, absent};
 use crate::sys::{self, Errno, Result};
 
-/// The xattr that is written.
-const WRITTEN: &[u8] = b"user.containers.override_stat";
-/// Those that are read, the first found counts.
-const READ: [&[u8]; 2] = [WRITTEN, b"user.fuseoverlayfs.override_stat"];
+/// Where records are kept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Store {
+    /// In the `user.` namespace: any owner of a file may, but only files and directories can.
+    User,
+    /// In the `security.` namespace: root only, anything can.
+    Security,
+}
+
+impl Store {
+    /// The xattrs that are read, the first found counts; the first is the one written.
+    fn names(self) -> &'static [&'static [u8]] {
+        match self {
+            Store::User => &[b"user.containers.override_stat", b"user.fuseoverlayfs.override_stat"],
+            Store::Security => &[b"security.fuseoverlayfs.override_stat"],
+        }
+    }
+
+    fn carries(self, kind: Kind) -> bool {
+        self == Store::Security || matches!(kind, Kind::File | Kind::Dir)
+    }
+}
 
 /// Whether an xattr holds such a record.
 pub fn is_record(name: &[u8]) -> bool {
-    READ.contains(&name)
+    [Store::User, Store::Security].iter().any(|store| store.names().contains(&name))
 }
 
 /// Attributes that override the host's.
@@ -102,15 +124,31 @@ pub enum Ownership {
     #[default]
     Native,
     /// Natively where the host lets us, in the xattr where not.
-    Kept,
+    Kept(Store),
 }
 
 impl Ownership {
-    fn record(self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Record>> {
-        if self == Ownership::Native {
-            return Ok(None);
+    /// How the layer with this root directory is to be read: as asked for, or as it says itself.
+    ///
+    /// # Errors
+    /// Errors of reading xattrs.
+    pub fn of_layer(self, root: BorrowedFd<'_>) -> Result<Ownership> {
+        if self != Ownership::Native {
+            return Ok(self);
         }
-        for attr in READ {
+        let names = match sys::xattr::list(root, b"") {
+            Err(e) if absent(e) || e == Errno::EBADF => return Ok(self),
+            other => other?,
+        };
+        let has =
+            |store: &Store| names.split(|&b| b == 0).any(|name| store.names().contains(&name));
+        let store = [Store::Security, Store::User].into_iter().find(has);
+        Ok(store.map_or(self, Ownership::Kept))
+    }
+
+    fn record(self, dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Record>> {
+        let Ownership::Kept(store) = self else { return Ok(None) };
+        for attr in store.names() {
             match sys::xattr::get(dir, name, attr) {
                 Ok(text) => return Ok(Record::parse(&text)),
                 Err(e) if absent(e) => {}
@@ -120,8 +158,14 @@ impl Ownership {
         Ok(None)
     }
 
-    fn write(dir: BorrowedFd<'_>, name: &[u8], record: &Record) -> Result<()> {
-        sys::xattr::set(dir, name, WRITTEN, record.text().as_bytes(), 0)
+    fn write(self, dir: BorrowedFd<'_>, name: &[u8], record: &Record) -> Result<()> {
+        let Ownership::Kept(store) = self else { return Err(Errno::EPERM) };
+        let attr = store.names().first().ok_or(Errno::EPERM)?;
+        sys::xattr::set(dir, name, attr, record.text().as_bytes(), 0)
+    }
+
+    fn carries(self, kind: Kind) -> bool {
+        matches!(self, Ownership::Kept(store) if store.carries(kind))
     }
 
     /// The attributes to show for the host's.
@@ -132,7 +176,7 @@ impl Ownership {
         {
             attr.rdev = 0;
         }
-        if !matches!(attr.kind, Kind::File | Kind::Dir) {
+        if !self.carries(attr.kind) {
             return Ok(attr);
         }
         if let Some(r) = self.record(dir, name)? {
@@ -167,7 +211,7 @@ impl Ownership {
         let before = self.stat(dir, name)?;
         if self.record(dir, name)?.is_none() {
             match sys::dir::chownat(dir, name, uid, gid) {
-                Err(e) if refused(e) && before.kind != Kind::Symlink => {}
+                Err(e) if refused(e) && self.carries(before.kind) => {}
                 other => return other,
             }
         }
@@ -177,7 +221,7 @@ impl Ownership {
         if before.kind != Kind::Dir {
             r.perm &= !PRIVILEGES; // chown(2)
         }
-        Self::write(dir, name, &r)
+        self.write(dir, name, &r)
     }
 
     /// Changes the mode; the owner of the mount keeps access to what it has to store.
@@ -190,7 +234,7 @@ impl Ownership {
         r.perm = (mode & 0o7777) as u16;
         let search = if r.kind.is_some_and(|(kind, _)| kind == Kind::Dir) { 0o100 } else { 0 };
         sys::dir::chmodat(dir, name, mode & 0o777 | OWN_ACCESS | search)?;
-        Self::write(dir, name, &r)
+        self.write(dir, name, &r)
     }
 
     /// Makes a special file, or a placeholder where the host refuses one.
@@ -199,7 +243,7 @@ impl Ownership {
             return stand_in(dir, name, mode);
         }
         match sys::dir::mknodat(dir, name, mode, rdev) {
-            Err(e) if refused(e) && self == Ownership::Kept => {}
+            Err(e) if refused(e) && self != Ownership::Native => {}
             other => return other,
         }
         let flags = libc::O_WRONLY | libc::O_CREAT | libc::O_EXCL;
@@ -209,7 +253,7 @@ impl Ownership {
         let kind = Kind::from_mode(mode);
         let perm = (mode & 0o7777) as u16;
         let r = Record { uid: made.uid, gid: made.gid, perm, kind: Some((kind, rdev)) };
-        Self::write(dir, name, &r).inspect_err(|_| {
+        self.write(dir, name, &r).inspect_err(|_| {
             let _may_be_absent = sys::dir::unlinkat(dir, name);
         })
     }

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use crate::fdcache::FdCache;
+use crate::format::Namespace;
 use crate::ident::LayerId;
 use crate::layer::Layer;
 use crate::layer::hostdir::{HostLayer, View};
@@ -51,6 +52,12 @@ pub enum StartError {
     /// The upper cannot be used.
     #[error("cannot prepare workdir {path}: {why}", path = .0.display(), why = .1.desc())]
     Work(PathBuf, Errno),
+    /// `xino=on` over an upper that has no place for it.
+    #[error("xino=on needs an upperdir with extended attributes, and {path} has none; leave xino out, or use another filesystem", path = .0.display())]
+    Forgetful(PathBuf),
+    /// `index=off` over an index that is in use.
+    #[error("workdir {path} holds an index of files with several names (cowl-index), which index=off would tear apart; mount with index=on", path = .0.display())]
+    Indexed(PathBuf),
     /// The roots of the layers cannot be read.
     #[error("cannot read the layers: {why}", why = .0.desc())]
     Layers(Errno),
@@ -177,6 +184,10 @@ fn build(
 ) -> Result<Overlay, StartError> {
     let fds = Arc::new(FdCache::new(sys::process::raise_open_files()));
     let upper = writable.map(|(u, w)| open_upper(options, u, &w)).transpose()?;
+    let ownership = match &upper {
+        Some(upper) => options.ownership.of_layer(upper.root()).map_err(StartError::Layers)?,
+        None => options.ownership,
+    };
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
     for (i, lower) in lowers.into_iter().enumerate() {
         let id = LayerId(i as u16);
@@ -189,8 +200,13 @@ fn build(
         ids: options.ids.clone(),
         no_acl: options.no_acl,
         mapped: options.unmapped_to_root.then(sys::process::mapped_ids),
-        ownership: options.ownership,
+        ownership,
         no_fsync: options.no_fsync,
+        redirects: options.redirects,
+        no_index: options.no_index,
+        no_uuid: options.no_uuid,
+        short_ino: options.short_ino,
+        no_writeback: options.no_writeback,
     };
     Overlay::new(layers, upper, fds, settings).map_err(StartError::Layers)
 }
@@ -214,5 +230,13 @@ fn open_upper(options: &Options, upper: Opened, work: &Opened) -> Result<Upper, 
     }
     // The work directory's lock lives as long as its descriptor does.
     let keep = work.fd.try_clone().map_err(|_| failed(Errno::EMFILE))?;
-    Upper::open(upper.fd, keep, options.volatile).map_err(failed)
+    let opened =
+        Upper::open(upper.fd, keep, options.volatile, options.user_marks).map_err(failed)?;
+    if options.lasting_ino && opened.features().namespace == Namespace::None {
+        return Err(StartError::Forgetful(upper.path));
+    }
+    if options.no_index && !opened.indexed().map_err(failed)?.is_empty() {
+        return Err(StartError::Indexed(work.path.clone()));
+    }
+    Ok(opened)
 }

@@ -108,11 +108,17 @@ fn sweep(fd: BorrowedFd<'_>) -> Result<()> {
 
 impl Upper {
     /// Takes over `root` and `workdir` (already locked by the caller), sweeps the work directory
-    /// and tries out what the filesystem can do.
+    /// and tries out what the filesystem can do. With `user_marks` marks are written in the `user.`
+    /// namespace even where `trusted.` could be used.
     ///
     /// # Errors
     /// Any errno of making, sweeping or probing the work directory.
-    pub fn open(root: OwnedFd, workdir: OwnedFd, volatile: bool) -> Result<Upper> {
+    pub fn open(
+        root: OwnedFd,
+        workdir: OwnedFd,
+        volatile: bool,
+        user_marks: bool,
+    ) -> Result<Upper> {
         let work = ensure_dir(workdir.as_fd(), WORK)?;
         sweep(work.as_fd())?;
         // A default ACL here would leak into everything that is made here.
@@ -123,7 +129,7 @@ impl Upper {
         }
         let index = ensure_dir(workdir.as_fd(), INDEX)?;
         let dev = sys::dir::fstat(root.as_fd())?.dev;
-        let features = probe(work.as_fd())?;
+        let features = probe(work.as_fd(), user_marks)?;
         if volatile {
             let incompat = ensure_dir(work.as_fd(), INCOMPAT)?;
             drop(ensure_dir(incompat.as_fd(), VOLATILE)?);
@@ -512,10 +518,11 @@ fn count_name(key: FileKey) -> Vec<u8> {
 
 /// Tries out, in the work directory, what the filesystem can do. On a full disk, where nothing can be
 /// made, the usual is assumed: it must stay possible to mount, to read and to delete.
-fn probe(work: BorrowedFd<'_>) -> Result<UpperFeatures> {
+fn probe(work: BorrowedFd<'_>, user_marks: bool) -> Result<UpperFeatures> {
     let (a, b) = (&b"#probe-a"[..], &b"#probe-b"[..]);
     let namespace = [Namespace::Trusted, Namespace::User]
         .into_iter()
+        .filter(|ns| !(user_marks && *ns == Namespace::Trusted))
         .find(|ns| {
             ns.name(Mark::Opaque).is_some_and(|n| sys::xattr::set(work, b"", &n, b"y", 0).is_ok())
         })

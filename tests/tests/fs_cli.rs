@@ -226,6 +226,35 @@ both!(unknown_options_are_accepted_with_a_warning, |w| {
     sys::umount(&w.m(""), 0).unwrap();
 });
 
+both!(what_cannot_be_had_is_refused, |w| {
+    for (option, names) in [
+        ("nfs_export=on", "nfs_export"),
+        ("verity=on", "verity"),
+        ("verity=require", "verity"),
+        ("plugins=/x", "plugins"),
+        ("allow_root", "allow_other"),
+        ("redirect_dir=sometimes", "nofollow"),
+        ("index=maybe", "index"),
+        ("xattr_permissions=9", "xattr_permissions"),
+    ] {
+        refused(w, &format!("{},{option}", usual(w)), &w.m(""), names);
+    }
+});
+
+both!(an_index_in_use_is_not_left_out, |w| {
+    w.put(1, "a", "x");
+    sys::link(w.l(1, "a"), w.l(1, "b")).unwrap();
+    if !ours(w) {
+        return;
+    }
+    w.mount();
+    std::fs::write(w.m("a"), "y").unwrap();
+    w.unmount();
+    refused(w, &format!("{},index=off", usual(w)), &w.m(""), "index");
+    w.mount();
+    assert_eq!(cat(w.m("b")), "y");
+});
+
 both!(background_parent_ends_once_the_mount_is_usable, |w| {
     if !ours(w) {
         return;
@@ -392,6 +421,8 @@ both!(bad_usage_is_one_sentence, |w| {
     }
     let (code, help) = run(w, &["--help"]);
     assert!(code == Some(0) && help.contains("lowerdir"), "{help}");
+    let (code, man) = run(w, &["--man"]);
+    assert!(code == Some(0) && man.starts_with(".TH") && man.contains("redirect_dir"), "{man}");
     let (code, version) = run(w, &["--version"]);
     assert!(code == Some(0) && version.contains("cowlfs"), "{version}");
 });

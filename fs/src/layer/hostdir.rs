@@ -59,6 +59,8 @@ impl HostLayer {
     /// Errors of fstat(2).
     pub fn new(root_fd: OwnedFd, id: LayerId, fds: Arc<FdCache>, view: View) -> Result<HostLayer> {
         let dev = sys::dir::fstat(root_fd.as_fd())?.dev;
+        let ownership = view.ownership.of_layer(root_fd.as_fd())?;
+        let view = View { ownership, ..view };
         let root = Arc::new(HostDir {
             key: fds.new_key(),
             parent: None,

@@ -86,13 +86,12 @@ impl Overlay {
 
     /// The attributes users see for an object's own.
     pub(super) fn present(&self, node: &Node, mut attr: Attr) -> Attr {
-        attr.ino = node.ino().0;
+        attr.ino = self.shown_ino(node.ino().0);
         (attr.uid, attr.gid) = self.settings.ids.show(attr.uid, attr.gid);
         if let Some(mapped) = &self.settings.mapped {
             (attr.uid, attr.gid) = mapped.or_root(attr.uid, attr.gid);
         }
         match &node.dir {
-            None if self.settings.static_nlink => attr.nlink = 1,
             None => {
                 let state = node.state.read();
                 if state.plain().is_some() {
@@ -109,6 +108,7 @@ impl Overlay {
                 let gone = node.id != NodeId::ROOT && node.state.read().links.is_empty();
                 match dir.links.load(Ordering::Relaxed) {
                     _ if gone => attr.nlink = 0,
+                    _ if self.settings.static_nlink => attr.nlink = 1,
                     0 => {} // from one layer and not counted: its own count
                     n => attr.nlink = n,
                 }
@@ -137,7 +137,9 @@ impl Overlay {
             }
             let file = self.open_data(&node, true)?;
             // truncate(2) to the same size: the kernel, which keeps the times, leaves them alone.
-            let same = change.mtime.is_none() && sys::dir::fstat(file.fd())?.size == size;
+            let same = !self.settings.no_writeback
+                && change.mtime.is_none()
+                && sys::dir::fstat(file.fd())?.size == size;
             let resize =
                 |fd: BorrowedFd<'_>| if same { Ok(()) } else { sys::file::ftruncate(fd, size) };
             match &change.unprivileged {

@@ -53,14 +53,11 @@ impl Overlay {
             if name.is_empty() {
                 return Err(Errno::EAGAIN); // lost its name just now: taken up below
             }
-            let nonblock = libc::O_NONBLOCK;
-            let data = match sys::dir::openat(dir, name, libc::O_RDWR | nonblock, 0) {
-                Err(Errno::EACCES | Errno::EPERM | Errno::EROFS | Errno::ETXTBSY) if !write => {
-                    let fd = sys::dir::openat(dir, name, libc::O_RDONLY | nonblock, 0)?;
-                    DataFd { fd: Arc::new(fd), writable: false }
-                }
-                fd => DataFd { fd: Arc::new(fd?), writable: true },
-            };
+            // For reading only until something is written: an open descriptor that could write keeps
+            // the host from remounting the upper's filesystem read-only.
+            let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
+            let fd = sys::dir::openat(dir, name, access | libc::O_NONBLOCK, 0)?;
+            let data = DataFd { fd: Arc::new(fd), writable: write };
             self.fds.put_data(node.id, &data);
             Ok(data)
         })

@@ -93,7 +93,12 @@ impl Overlay {
         } else {
             self.find_lower(names, name, entry)?
         };
-        let several = attr.kind != Kind::Dir && attr.nlink > 1;
+        let mut several = attr.kind != Kind::Dir && attr.nlink > 1;
+        let mut key = key;
+        if several && self.settings.no_index && matches!(place, Place::Lower(_)) {
+            key = key.of_one_name(parent.key, name);
+            several = false;
+        }
         // Also with one link left: the node may be alive through a name that is gone, held open.
         if attr.kind != Kind::Dir
             && let Some(node) = self.nodes.by_key_pinned(key)

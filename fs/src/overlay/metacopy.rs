@@ -35,6 +35,7 @@ impl Overlay {
         let mut source = source.clone();
         for _ in 0..LONGEST_CHAIN {
             if let Some(target) = &source.redirect {
+                self.may_follow()?;
                 name = match target.iter().rposition(|&b| b == b'/') {
                     None => target.clone(),
                     Some(slash) => {

@@ -34,7 +34,8 @@ impl Overlay {
         let parent = node.state.read().first().map(|l| l.parent.ino());
         let up = parent.unwrap_or_else(|| node.ino());
         for (next, name, ino) in [(1, &b"."[..], node.ino()), (2, b"..", up)] {
-            if from < next && !sink(&DirEntry { next, name, ino: ino.0, kind: Kind::Dir }) {
+            let ino = self.shown_ino(ino.0);
+            if from < next && !sink(&DirEntry { next, name, ino, kind: Kind::Dir }) {
                 return false;
             }
         }
@@ -57,7 +58,7 @@ impl Overlay {
         let Some(merged) = &names.merged else { return Ok(()) };
         let mut at = from;
         while let Some((next, name, entry)) = merged.next_after(at) {
-            let ino = if entry.ino == 0 { u64::MAX } else { entry.ino };
+            let ino = if entry.ino == 0 { u64::MAX } else { self.shown_ino(entry.ino) };
             if !sink(&DirEntry { next, name, ino, kind: entry.kind }) {
                 break;
             }
@@ -95,7 +96,7 @@ impl Overlay {
             }
             at = next;
             let looked = self.instantiate(&node, &mut names, &name, &entry).ok();
-            let ino = looked.as_ref().map_or(entry.ino, |l| l.attr.ino);
+            let ino = looked.as_ref().map_or_else(|| self.shown_ino(entry.ino), |l| l.attr.ino);
             let kind = looked.as_ref().map_or(entry.kind, |l| l.node.kind);
             sink(&DirEntry { next, name: &name, ino, kind }, looked);
         }

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::copyup::Amount;
-use super::{Overlay, lock_two};
+use super::{Overlay, Redirects, lock_two};
 use crate::attr::Kind;
 use crate::format::{Mark, Namespace};
 use crate::ident::NodeId;
@@ -34,7 +34,7 @@ impl Overlay {
     ///
     /// # Errors
     /// As renameat2(2); `EINVAL` for flags other than `RENAME_NOREPLACE` and `RENAME_EXCHANGE`;
-    /// `EXDEV` for a directory with lower content where a redirect cannot be stored.
+    /// `EXDEV` for a directory with lower content where a redirect cannot be stored, or must not be.
     pub fn rename(
         &self,
         parent: NodeId,
@@ -90,6 +90,10 @@ impl Overlay {
             // Two names of one file: rename(2) does nothing.
             Some(target) if target.id == source.id => return Ok(()),
             _ => {}
+        }
+        self.may_move(source)?;
+        if let (Some(target), true) = (target, exchange) {
+            self.may_move(target)?;
         }
         self.ensure_upper(source, Amount::Whole)?;
         self.ensure_upper_dir(parent)?;
@@ -188,6 +192,16 @@ impl Overlay {
             }
         }
         Ok(())
+    }
+
+    /// Without redirects a directory with content in the lowers stays where it is; asked before
+    /// anything is copied up for it.
+    fn may_move(&self, node: &Arc<Node>) -> Result<()> {
+        if self.settings.redirects == Redirects::Made || node.dir.is_none() {
+            return Ok(());
+        }
+        let _tree = self.tree.read_recursive();
+        if self.names(node)?.lowers.is_empty() { Ok(()) } else { Err(Errno::EXDEV) }
     }
 
     /// Where the lowers show the content of a directory that is about to move; `None` for anything

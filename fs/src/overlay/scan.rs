@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use parking_lot::MutexGuard;
 
-use super::Overlay;
+use super::{Overlay, Redirects};
 use crate::attr::Kind;
 use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, LayerId};
@@ -51,6 +51,7 @@ impl Overlay {
             if opaque {
                 lowers.clear();
             } else if let (Some(target), false) = (marks.redirect, resolved) {
+                self.may_follow()?;
                 lowers = match target.strip_prefix(b"/") {
                     Some(path) => self.resolve(path, 0, 0)?,
                     None => self.step(&node.dir()?.parent_lowers, &target, 0)?,
@@ -139,6 +140,12 @@ impl Overlay {
         })
     }
 
+    /// Whether redirects are followed at all: `EPERM` as kernel overlayfs answers with
+    /// `redirect_dir=nofollow`.
+    pub(super) fn may_follow(&self) -> Result<()> {
+        if self.settings.redirects == Redirects::Refused { Err(Errno::EPERM) } else { Ok(()) }
+    }
+
     /// What lies beyond `dir`, a lower directory with a redirect: its layers below, elsewhere.
     fn beyond(
         &self,
@@ -150,6 +157,7 @@ impl Overlay {
         if depth >= MOST_REDIRECTS {
             return Err(Errno::ELOOP);
         }
+        self.may_follow()?;
         match target.strip_prefix(b"/") {
             Some(path) => self.resolve(path, dir.layer.0 + 1, depth + 1),
             None => {

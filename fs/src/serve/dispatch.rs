@@ -134,6 +134,11 @@ impl Session {
                 o.fsync(node, body.u32()? & wire::FSYNC_FDATASYNC != 0)?;
             }
             op::SYNCFS => o.sync_all()?,
+            op::SETXATTR | op::GETXATTR | op::LISTXATTR | op::REMOVEXATTR
+                if !self.policy.xattrs =>
+            {
+                return Err(Errno::ENOSYS);
+            }
             op::SETXATTR => self.setxattr(node, body)?,
             op::GETXATTR => {
                 let size = body.u32()? as usize;

@@ -51,6 +51,8 @@ pub struct Policy {
     pub writeback: bool,
     /// The kernel enforces POSIX ACLs.
     pub acls: bool,
+    /// Requests for xattrs are answered; else the kernel stops sending them.
+    pub xattrs: bool,
     /// Threads that answer requests to begin with; more are started when all have work.
     pub threads: usize,
 }
@@ -58,7 +60,13 @@ pub struct Policy {
 impl Policy {
     /// The default for a mount that can (or cannot) be written and whose layers have ACLs (or not).
     pub fn new(writable: bool, acls: bool) -> Policy {
-        Policy { ttl: Ttl { sec: FOREVER, nsec: 0 }, writeback: writable, acls, threads: 2 }
+        Policy {
+            ttl: Ttl { sec: FOREVER, nsec: 0 },
+            writeback: writable,
+            acls,
+            xattrs: true,
+            threads: 2,
+        }
     }
 
     /// Lets names and attributes expire after so many seconds (`timeout=`).
