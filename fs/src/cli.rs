@@ -16,12 +16,15 @@ use crate::sys::{self, Errno};
 
 const USAGE: &str = "\
 usage: cowlfs [-f] [--ready-fd FD] -o OPTION[,OPTION…] [SOURCE] MOUNTPOINT
+       cowlfs --complete -o lowerdir=…,upperdir=…,workdir=…
 
 Mounts a union of directories, copying on write.
 
   -f               stay in the foreground
   --ready-fd FD    write one byte to FD once the mount is usable
   -o OPTION,…      see below; may be repeated
+  --complete       give files that copyup=block or metacopy=on left without (some of) their
+                   data all of it, so that other tools can use the upper; nothing is mounted
   -h, --help       this text
   -V, --version    the version
 
@@ -45,6 +48,8 @@ enum Failure {
     MountPoint(PathBuf, std::io::Error),
     #[error("cannot {0}: {why}", why = .1.desc())]
     System(&'static str, Errno),
+    #[error("cannot complete {0} in the upper: {why}; the lowers must be those that it was written over", why = .1.desc())]
+    Complete(String, Errno),
     #[error("the kernel ended the conversation: {why}", why = .0.desc())]
     Session(Errno),
 }
@@ -59,12 +64,14 @@ struct Arguments {
 
 enum Request {
     Say(String),
+    Complete(Box<Options>),
     Mount(Box<Arguments>),
 }
 
 fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
     let usage = |text: &str| Failure::Usage(text.into());
     let (mut foreground, mut ready) = (false, None);
+    let mut complete = false;
     let mut options = Options::default();
     let mut positional: Vec<PathBuf> = Vec::new();
     let mut args = args.into_iter();
@@ -80,6 +87,7 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
             b"-f" | b"--foreground" => foreground = true,
             // fuse-overlayfs's debug output means staying in the foreground, too.
             b"-d" | b"--debug" => foreground = true,
+            b"--complete" => complete = true,
             b"-s" => {} // libfuse's "one thread": the answers are the same
             b"-h" | b"--help" => return Ok(Request::Say(USAGE.to_owned() + &list::help())),
             b"--man" => return Ok(Request::Say(list::man(env!("CARGO_PKG_VERSION")))),
@@ -101,6 +109,17 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
             },
         }
     }
+    if complete {
+        if let Some(extra) = positional.first() {
+            let extra = extra.display();
+            return Err(Failure::Usage(format!("--complete takes options only, not {extra}")));
+        }
+        options.check()?;
+        if options.upper.is_none() {
+            return Err(usage("--complete needs upperdir= and workdir="));
+        }
+        return Ok(Request::Complete(Box::new(options)));
+    }
     // mount(8) calls a helper with the source before the mount point.
     let mountpoint = match positional.len() {
         0 => return Err(usage("no mount point given")),
@@ -119,6 +138,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             return ExitCode::SUCCESS;
         }
         Ok(Request::Mount(arguments)) => run(*arguments),
+        Ok(Request::Complete(options)) => complete(&options),
         Err(e) => Err(e),
     };
     match done {
@@ -128,6 +148,17 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+/// Gives every file of an upper all its data (`--complete`).
+fn complete(options: &Options) -> Result<ExitCode, Failure> {
+    sys::process::clear_umask();
+    let overlay = open_union(options, None)?;
+    let completed = overlay
+        .complete_all()
+        .map_err(|(path, e)| Failure::Complete(String::from_utf8_lossy(&path).into_owned(), e))?;
+    println!("cowlfs: {completed} files of the upper have all their data now");
+    Ok(ExitCode::SUCCESS)
 }
 
 fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -234,6 +265,12 @@ fn serve(
     }
     let done = session.run().map_err(Failure::Session);
     if let Some(upper) = session.overlay().upper() {
+        // Whoever mounts the layers again waits for what is left to do, and does not think them used.
+        upper.unlock();
+        session
+            .overlay()
+            .settle()
+            .map_err(|e| Failure::System("write the upper to the disk", e))?;
         upper.close().map_err(|e| Failure::System("finish the volatile upper", e))?;
     }
     done.map(|()| ExitCode::SUCCESS)

@@ -36,9 +36,11 @@ pub struct FdCache {
     next: AtomicU64,
     dirs: Mutex<LruCache<DirKey, Arc<OwnedFd>>>,
     data: Mutex<LruCache<NodeId, DataFd>>,
+    /// Lower files that have the rest of a partial file's data.
+    sources: Mutex<LruCache<NodeId, Arc<OwnedFd>>>,
 }
 
-/// Share of the open-file limit given to each of the two caches: a quarter; the rest is for
+/// Share of the open-file limit given to directories and to data: a quarter each; the rest is for
 /// unlinked files that are still open and for work in progress.
 const SHARE: u64 = 4;
 /// No cache is larger than this, whatever the limit: beyond it, memory in the kernel is wasted.
@@ -51,12 +53,14 @@ impl FdCache {
     pub fn new(limit: u64) -> FdCache {
         let n = usize::try_from((limit / SHARE).clamp(LEAST, MOST)).unwrap_or(LEAST as usize);
         let n = NonZeroUsize::new(n).unwrap_or(NonZeroUsize::MIN);
+        let sources = NonZeroUsize::new(n.get() / 4).unwrap_or(NonZeroUsize::MIN);
         FdCache {
             most_held: n.get(),
             held: AtomicUsize::new(0),
             next: AtomicU64::new(1),
             dirs: Mutex::new(LruCache::new(n)),
             data: Mutex::new(LruCache::new(n)),
+            sources: Mutex::new(LruCache::new(sources)),
         }
     }
 
@@ -107,9 +111,22 @@ impl FdCache {
         drop(old);
     }
 
-    /// Closes a file's data descriptor.
+    /// Closes a file's data descriptors.
     pub fn drop_data(&self, node: NodeId) {
         let old = self.data.lock().pop(&node);
+        drop(old);
+        let old = self.sources.lock().pop(&node);
+        drop(old);
+    }
+
+    /// The descriptor of the lower file with the rest of a partial file's data, if it is open.
+    pub fn source(&self, node: NodeId) -> Option<Arc<OwnedFd>> {
+        self.sources.lock().get(&node).cloned()
+    }
+
+    /// Keeps it.
+    pub fn put_source(&self, node: NodeId, fd: &Arc<OwnedFd>) {
+        let old = self.sources.lock().push(node, Arc::clone(fd));
         drop(old);
     }
 
@@ -119,5 +136,6 @@ impl FdCache {
         let mut data = self.data.lock();
         dirs.clear();
         data.clear();
+        self.sources.lock().clear();
     }
 }

@@ -40,6 +40,8 @@ pub enum Mark {
     StandIn,
     /// Our own: the [`Origin`] that the file had before it was copied up.
     Origin,
+    /// Our own: only some of the file's data is in the upper (see `partial`).
+    Partial,
 }
 
 impl Mark {
@@ -52,6 +54,7 @@ impl Mark {
             Mark::Metacopy => b"metacopy",
             Mark::StandIn => b"cowl.rdev",
             Mark::Origin => b"cowl.origin",
+            Mark::Partial => b"cowl.partial",
         }
     }
 }
@@ -162,8 +165,12 @@ fn each_mark(
 pub struct ObjectMarks {
     /// Which object it was.
     pub origin: Option<Origin>,
+    /// The boot in which its data was copied up, if that is not known to be on the disk.
+    pub unsynced: Option<u64>,
     /// Its data is still that of the lower file.
     pub metacopy: bool,
+    /// Part of its data is still that of the lower file: the mark, not yet understood.
+    pub partial: Option<Vec<u8>>,
     /// Where the layers below hold that, if not under the same name.
     pub redirect: Option<Vec<u8>>,
 }
@@ -173,7 +180,11 @@ pub fn object_marks(dir: BorrowedFd<'_>, name: &[u8]) -> Result<ObjectMarks> {
     let mut marks = ObjectMarks::default();
     each_mark(dir, name, |suffix, value| {
         match suffix {
-            b"cowl.origin" => marks.origin = value()?.and_then(|v| Origin::from_bytes(&v)),
+            b"cowl.origin" => {
+                let (origin, unsynced) = value()?.map_or((None, None), |v| Origin::read(&v));
+                (marks.origin, marks.unsynced) = (origin, unsynced);
+            }
+            b"cowl.partial" => marks.partial = value()?,
             b"metacopy" => marks.metacopy = true,
             b"redirect" => marks.redirect = value()?,
             _ => {}

@@ -101,6 +101,9 @@ impl ShortInos {
     }
 }
 
+/// Bytes of a recorded origin.
+const ORIGIN_LEN: usize = 18;
+
 /// A key as it is recorded with a copied-up object: with the tag of the layers it was valid for.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub struct Origin {
@@ -115,6 +118,22 @@ impl Origin {
     pub fn to_bytes(self) -> Vec<u8> {
         let (fs, ino) = (self.key.fs.to_le_bytes(), self.key.ino.to_le_bytes());
         [&fs[..], &ino, &self.tag.to_le_bytes()].concat()
+    }
+
+    /// The same, and eight bytes more: the boot in which the file's data was copied up, while that is
+    /// not known to be on the disk.
+    pub fn to_bytes_unsynced(self, boot: u64) -> Vec<u8> {
+        [&self.to_bytes()[..], &boot.to_le_bytes()].concat()
+    }
+
+    /// Reads either form: the origin, and the boot if there is one.
+    pub fn read(bytes: &[u8]) -> (Option<Origin>, Option<u64>) {
+        match bytes.split_last_chunk() {
+            Some((origin, boot)) if origin.len() == ORIGIN_LEN => {
+                (Origin::from_bytes(origin), Some(u64::from_le_bytes(*boot)))
+            }
+            _ => (Origin::from_bytes(bytes), None),
+        }
     }
 
     /// Reads what [`Origin::to_bytes`] wrote; `None` for any other length.
@@ -264,7 +283,8 @@ mod tests {
     fn records_round_trip_and_refuse_other_lengths() {
         let key = FileKey { fs: 3, ino: 0x1234_5678_9abc };
         let origin = Origin { key, tag: 77 };
-        assert_eq!(Origin::from_bytes(&origin.to_bytes()), Some(origin));
+        assert_eq!(Origin::read(&origin.to_bytes()), (Some(origin), None));
+        assert_eq!(Origin::read(&origin.to_bytes_unsynced(9)), (Some(origin), Some(9)));
         assert_eq!(Origin::from_bytes(b"short"), None);
         assert_eq!(Origin::from_bytes(&[0; 19]), None);
         assert_eq!(FileKey::parse(key.to_string().as_bytes()), Some(key));

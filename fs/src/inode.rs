@@ -20,6 +20,7 @@ use crate::fdcache::DirKey;
 use crate::ident::{FileKey, Ino, NodeId};
 use crate::layer::LowerRef;
 use crate::merge::Merged;
+use crate::partial::Partial;
 
 pub mod state;
 
@@ -49,6 +50,17 @@ pub struct Link {
     pub name: Box<[u8]>,
 }
 
+/// The lower file with the data that an object does not have itself.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// The lower file.
+    pub at: LowerRef,
+    /// Space that it takes, in units of 512 bytes: shown where the object itself takes less.
+    pub allocated: u64,
+    /// Which part the object has; `None`: attributes only (overlayfs `metacopy`).
+    pub partial: Option<Arc<Partial>>,
+}
+
 /// What changes in the life of a node; behind the node's lock, and in a short form most of the time
 /// (see [`state`]).
 #[derive(Debug, Default)]
@@ -57,8 +69,8 @@ pub struct State {
     pub links: Vec<Link>,
     /// Where the object is.
     pub place: Place,
-    /// The lower file that has the data, where the object itself has attributes only.
-    pub data: Option<LowerRef>,
+    /// Where data is that the object itself does not have.
+    pub data: Option<Source>,
     /// An open descriptor of an upper object that has no (known) name any more.
     pub held: Option<Arc<OwnedFd>>,
     /// Link count in the union, where it is not that of the object.
@@ -96,6 +108,8 @@ pub struct Names {
     pub impure_lowers: Vec<bool>,
     /// The upper directory is marked as holding copied-up entries.
     pub impure: bool,
+    /// That mark could not be stored: entries must not depend on it.
+    pub unmarkable: bool,
     /// The default ACL that new objects inherit: not asked yet, none, or the xattr value.
     pub default_acl: Option<Option<Arc<[u8]>>>,
     /// Removed: nothing can be made in it any more.

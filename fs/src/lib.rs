@@ -19,6 +19,7 @@
 //! | [`inode`] | nodes and the table of them | `merge`, `layer`, `ident` |
 //! | [`merge`] | merged names of one directory, with stable positions | `attr`, `ident` |
 //! | [`upper`] | the write layer: work directory, publishing, whiteouts | `format`, `sys` |
+//! | [`partial`], [`blocks`] | files with part of their data in the upper: record, bitmap | `sys` |
 //! | [`layer`] | what a read-only layer answers; host directories | `format`, `fdcache`, `sys` |
 //! | [`fdcache`] | open descriptors kept while there is room | `ident` |
 //! | [`format`](mod@format) | names and xattrs that are marks | `sys` |
@@ -32,6 +33,7 @@
 
 pub mod acl;
 pub mod attr;
+pub mod blocks;
 pub mod cli;
 pub mod fdcache;
 pub mod format;
@@ -43,6 +45,7 @@ pub mod merge;
 pub mod options;
 pub mod overlay;
 pub mod ownership;
+pub mod partial;
 pub mod serve;
 pub mod start;
 pub mod sys;

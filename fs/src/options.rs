@@ -60,6 +60,10 @@ pub struct Options {
     pub no_xattrs: bool,
     /// `unmapped_to_root`.
     pub unmapped_to_root: bool,
+    /// `metacopy=on`.
+    pub metacopy: bool,
+    /// `copyup=block`: files larger than this, in bytes, are copied up in blocks.
+    pub copy_up_blocks: Option<u64>,
     /// `remount`: change the flags of a mount that is there.
     pub remount: bool,
     /// `allow_other`, or not; `None`: only where it is sure to be allowed.
@@ -73,6 +77,10 @@ pub struct Options {
     /// Options that mean nothing to us.
     pub unknown: Vec<String>,
 }
+
+/// Files up to this size (bytes) are copied whole even where blocks could be: keeping account of
+/// blocks costs as much as copying so much.
+const SMALL: u64 = 128 << 10;
 
 /// Why options were refused.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -198,6 +206,18 @@ impl Options {
             "one_file_system" => self.one_file_system = true,
             "hide" => self.hide.extend(split(value, b':').iter().map(|p| path(p))),
             "unmapped_to_root" => self.unmapped_to_root = true,
+            "metacopy" => self.metacopy = value == b"on",
+            "copyup" => {
+                self.copy_up_blocks = match (value, value.strip_prefix(b"block:")) {
+                    (b"block", _) => Some(SMALL),
+                    (b"whole", _) => None,
+                    (_, Some(size)) => match text(size).parse() {
+                        Ok(size) => Some(size),
+                        Err(_) => return Err(bad("block:BYTES needs a number")),
+                    },
+                    _ => return Err(bad("say whole, block, or block:BYTES")),
+                };
+            }
             "remount" => self.remount = true,
             "allow_other" => self.allow_other = Some(true),
             "noallow_other" => self.allow_other = Some(false),
@@ -326,6 +346,7 @@ mod tests {
         let value = match o.value {
             v if v.contains("IN:OUT") => "0:1000:1",
             "N" | "SECONDS" => "7",
+            "HOW" => "block:7",
             _ => "/x",
         };
         vec![value.into()]

@@ -28,12 +28,15 @@ mod attr;
 mod copyup;
 mod create;
 mod data;
+mod duplicate;
 mod link;
 mod lookup;
 mod metacopy;
+mod partial;
 mod readdir;
 mod rename;
 mod scan;
+mod settle;
 mod unlink;
 mod xattr;
 
@@ -68,6 +71,11 @@ pub struct Settings {
     pub no_writeback: bool,
     /// fsync requests are answered without doing anything (`fsync=0`).
     pub no_fsync: bool,
+    /// A change of attributes, a rename or a link copies no data (`metacopy=on`).
+    pub metacopy: bool,
+    /// Nor does a change of data copy more than the blocks it touches, in files larger than this
+    /// (bytes; `copyup=block`).
+    pub copy_up_blocks: Option<u64>,
 }
 
 /// Redirects: what makes a renamed directory keep its content in the layers below.
@@ -96,6 +104,8 @@ pub struct Overlay {
     /// The files of the hard-link index by their inode number in the upper: an upper name leads to
     /// the file's identity also where that could not be recorded with it.
     indexed: Mutex<HashMap<u64, FileKey>>,
+    /// What was copied up without waiting for the disk.
+    unsettled: settle::Unsettled,
     /// Shared by whoever walks along names of the upper, exclusive while a directory is renamed.
     tree: RwLock<()>,
     root: Arc<Node>,
@@ -170,6 +180,7 @@ impl Overlay {
             fs,
             nodes,
             fds,
+            unsettled: settle::Unsettled::default(),
             tree: RwLock::new(()),
             root,
         })
@@ -362,6 +373,7 @@ impl Names {
             marker: false,
             impure_lowers: Vec::new(),
             impure: false,
+            unmarkable: false,
             default_acl: None,
             removed: false,
         }

@@ -11,6 +11,7 @@ mod pool;
 mod reply;
 mod seek;
 mod session;
+mod settle;
 mod wire;
 
 pub mod mount;

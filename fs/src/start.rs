@@ -5,6 +5,7 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::fdcache::FdCache;
 use crate::format::Namespace;
@@ -65,6 +66,9 @@ pub enum StartError {
     #[error("{0} lower layers are more than cowlfs can number (65,534)")]
     TooMany(usize),
 }
+
+/// How long a mount that was unmounted may need to bring its last changes to the disk.
+const LAST_WRITES: Duration = Duration::from_secs(30);
 
 /// A directory of the command line, opened.
 struct Opened {
@@ -207,6 +211,8 @@ fn build(
         no_uuid: options.no_uuid,
         short_ino: options.short_ino,
         no_writeback: options.no_writeback,
+        metacopy: options.metacopy,
+        copy_up_blocks: options.copy_up_blocks,
     };
     Overlay::new(layers, upper, fds, settings).map_err(StartError::Layers)
 }
@@ -214,7 +220,10 @@ fn build(
 fn open_upper(options: &Options, upper: Opened, work: &Opened) -> Result<Upper, StartError> {
     let failed = |e| StartError::Work(work.path.clone(), e);
     for dir in [&upper, work] {
-        match sys::process::lock(dir.fd.as_fd()) {
+        // Whoever has unmounted gives the upper's lock up at once, and that of the work directory when
+        // everything is on the disk. The first decides whether the layers are in use.
+        let patience = if std::ptr::eq(dir, work) { LAST_WRITES } else { Duration::ZERO };
+        match sys::process::lock_within(dir.fd.as_fd(), patience) {
             Ok(()) => {}
             Err(Errno::EWOULDBLOCK) => return Err(StartError::Busy(dir.what, dir.path.clone())),
             Err(e) => return Err(failed(e)),

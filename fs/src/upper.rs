@@ -6,15 +6,18 @@
 //! `WORKDIR/work` for temporaries; `WORKDIR/cowl-index` has the files with several lower names.
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use parking_lot::Mutex;
 
 use crate::attr::{Attr, Kind, Time};
 use crate::format::{self, Mark, Namespace};
 use crate::ident::FileKey;
+use crate::partial::Records;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, NAME_MAX, Result};
+
+mod incompat;
 
 /// How deletions are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -56,6 +59,12 @@ pub struct Upper {
     /// Do not wait for data to reach the disk.
     volatile: bool,
     next: AtomicU64,
+    /// The records of partial files; `None` where there can be none.
+    records: Option<Records>,
+    /// Whether the upper is marked as having partial files.
+    partial: Mutex<bool>,
+    /// The filesystem cannot share blocks between files.
+    no_clone: AtomicBool,
     /// Name in `work` of a whiteout device to make hard links of.
     shared_whiteout: Mutex<Option<Vec<u8>>>,
 }
@@ -64,11 +73,8 @@ pub struct Upper {
 const WORK: &[u8] = b"work";
 /// Directory of the hard-link index (not overlayfs's `index`, whose names are file handles).
 const INDEX: &[u8] = b"cowl-index";
-
-/// Below `work`: features without which the upper must not be mounted, as overlayfs names them.
-const INCOMPAT: &[u8] = b"incompat";
-/// The feature of having given up waiting for the disk.
-const VOLATILE: &[u8] = b"volatile";
+/// Directory of the records of partial files.
+const RECORDS: &[u8] = b"cowl-blocks";
 
 fn ensure_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     match sys::dir::mkdirat(parent, name, 0o700) {
@@ -79,9 +85,16 @@ fn ensure_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 
 /// Removes everything below the directory `fd`. Recursion depth is that of the tree.
 fn sweep(fd: BorrowedFd<'_>) -> Result<()> {
+    sweep_but(fd, None)
+}
+
+/// The same, but leaves the entry `keep`.
+fn sweep_but(fd: BorrowedFd<'_>, keep: Option<&[u8]>) -> Result<()> {
     let mut names = Vec::new();
     sys::dir::list(fd, |e| {
-        names.push((e.name.to_vec(), e.dtype));
+        if keep != Some(e.name) {
+            names.push((e.name.to_vec(), e.dtype));
+        }
         Ok(())
     })?;
     for (name, dtype) in names {
@@ -119,8 +132,9 @@ impl Upper {
         volatile: bool,
         user_marks: bool,
     ) -> Result<Upper> {
+        let partial = Upper::has_partial(workdir.as_fd())?;
         let work = ensure_dir(workdir.as_fd(), WORK)?;
-        sweep(work.as_fd())?;
+        sweep_but(work.as_fd(), partial.then_some(incompat::INCOMPAT))?;
         // A default ACL here would leak into everything that is made here.
         match sys::xattr::remove(work.as_fd(), b"", crate::acl::DEFAULT) {
             Ok(()) => {}
@@ -130,11 +144,14 @@ impl Upper {
         let index = ensure_dir(workdir.as_fd(), INDEX)?;
         let dev = sys::dir::fstat(root.as_fd())?.dev;
         let features = probe(work.as_fd(), user_marks)?;
-        if volatile {
-            let incompat = ensure_dir(work.as_fd(), INCOMPAT)?;
-            drop(ensure_dir(incompat.as_fd(), VOLATILE)?);
-        }
-        Ok(Upper {
+        // Without xattrs no file can be marked, without a boot id nothing can be told after a crash.
+        let records = match sys::process::boot_id() {
+            Some(boot) if features.namespace != Namespace::None => {
+                Some(Records::new(ensure_dir(workdir.as_fd(), RECORDS)?, boot))
+            }
+            _ => None,
+        };
+        let upper = Upper {
             root,
             _workdir: workdir,
             work,
@@ -144,43 +161,20 @@ impl Upper {
             features,
             volatile,
             next: AtomicU64::new(0),
+            records,
+            partial: Mutex::new(partial),
+            no_clone: AtomicBool::new(false),
             shared_whiteout: Mutex::new(None),
-        })
+        };
+        if volatile {
+            upper.note_volatile()?;
+        }
+        Ok(upper)
     }
 
-    /// What a work directory says it cannot be mounted without knowing (overlayfs's
-    /// `work/incompat`): the name of the first such feature.
-    ///
-    /// # Errors
-    /// Errors of reading the directory.
-    pub fn incompatible(workdir: BorrowedFd<'_>) -> Result<Option<Vec<u8>>> {
-        let mut at = workdir.try_clone_to_owned().map_err(|_| Errno::EMFILE)?;
-        for name in [WORK, INCOMPAT] {
-            at = match sys::dir::openat(at.as_fd(), name, libc::O_RDONLY | libc::O_DIRECTORY, 0) {
-                Err(Errno::ENOENT) => return Ok(None),
-                other => other?,
-            };
-        }
-        let mut first = None;
-        sys::dir::list(at.as_fd(), |e| {
-            first.get_or_insert_with(|| e.name.to_vec());
-            Ok(())
-        })?;
-        Ok(first)
-    }
-
-    /// Ends a mount cleanly: a volatile one reaches the disk now and may be mounted again.
-    ///
-    /// # Errors
-    /// Errors of syncing; the mark then stays.
-    pub fn close(&self) -> Result<()> {
-        if !self.volatile {
-            return Ok(());
-        }
-        sys::file::syncfs(self.root())?;
-        let incompat = sys::dir::open_dir(self.work(), INCOMPAT)?;
-        sys::dir::rmdirat(incompat.as_fd(), VOLATILE)?;
-        sys::dir::rmdirat(self.work(), INCOMPAT)
+    /// Lets others take the upper over, who then wait for the work directory.
+    pub fn unlock(&self) {
+        sys::process::unlock(self.root.as_fd());
     }
 
     /// The upper's root directory.
@@ -216,6 +210,41 @@ impl Upper {
     /// Whether waiting for the disk was given up (`-o volatile`).
     pub fn volatile(&self) -> bool {
         self.volatile
+    }
+
+    /// The records of partial files; `None` where there can be none.
+    pub fn records(&self) -> Option<&Records> {
+        self.records.as_ref()
+    }
+
+    /// Removes records that no file needs: every file has all its data.
+    ///
+    /// # Errors
+    /// Errors of listing and removing.
+    pub fn sweep_records(&self) -> Result<()> {
+        self.records.as_ref().map_or(Ok(()), |r| sweep(r.dir()))
+    }
+
+    /// What tells this run of the machine from others, where copies may wait for the disk.
+    pub fn boot(&self) -> Option<u64> {
+        self.records.as_ref()?.boot().first_chunk().map(|first| u64::from_le_bytes(*first))
+    }
+
+    /// Whether a file on the device `dev` may share its blocks with one of the upper.
+    pub fn may_clone(&self, dev: u64) -> bool {
+        dev == self.dev && !self.no_clone.load(Ordering::Relaxed)
+    }
+
+    /// Shares all blocks of `from`, a file on the device `dev`, with `to`. False where that cannot be.
+    pub fn clone_file(&self, dev: u64, from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> bool {
+        if !self.may_clone(dev) {
+            return false;
+        }
+        let cloned = sys::file::clone(from, to);
+        if let Err(Errno::EOPNOTSUPP | Errno::ENOTTY | Errno::ENOSYS) = cloned {
+            self.no_clone.store(true, Ordering::Relaxed);
+        }
+        cloned.is_ok()
     }
 
     /// A name not used before in the work directory of this mount.

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use parking_lot::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
-use super::{Link, Node, Place, State};
+use super::{Link, Node, Place, Source, State};
 use crate::layer::{At, LowerRef};
 
 /// Longest name that is kept in the short form itself: what fits beside the rest in 32 bytes.
@@ -161,6 +161,14 @@ impl Reading<'_> {
             (Form::Whole(state), _) => state.place.clone(),
             (_, Some((parent, name, lower))) => place(parent, name, lower),
             _ => Place::Upper,
+        }
+    }
+
+    /// Where data is that the object does not have itself.
+    pub fn source(&self) -> Option<&Source> {
+        match &*self.form {
+            Form::Whole(state) => state.data.as_ref(),
+            _ => None,
         }
     }
 

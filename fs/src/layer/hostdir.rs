@@ -267,6 +267,11 @@ impl Layer for HostLayer {
     fn metacopy(&self, at: &LowerRef) -> Result<Option<Metacopy>> {
         let (fd, name) = self.reach(at)?;
         let marks = format::object_marks(fd.as_fd(), name)?;
+        if marks.partial.is_some() {
+            // An upper with partial files that became a lower: which blocks it has is told by a record
+            // that is out of reach. It has to be completed first.
+            return Err(Errno::EIO);
+        }
         Ok(marks.metacopy.then_some(Metacopy { redirect: marks.redirect }))
     }
 

@@ -143,6 +143,21 @@ pub const OPTIONS: &[Opt] = &[
     opt(Storage, "fsync", "0|1", "0: answer fsync at once"),
     opt(
         Storage,
+        "copyup",
+        "HOW",
+        "whole (default): the first change of a file's data copies all of it; block: it copies the blocks \
+         of 4 KiB that it touches, in files larger than BYTES (131072), and a change of attributes, a \
+         rename or a link copies none; other tools can use the upper after cowlfs --complete",
+    ),
+    opt(
+        Storage,
+        "metacopy",
+        "on|off",
+        "on: a change of attributes, a rename or a link copies no data, in overlayfs's metacopy format; \
+         off (default)",
+    ),
+    opt(
+        Storage,
         "redirect_dir",
         "on|off|follow|nofollow",
         "on (default): renaming a directory of a lower leaves a redirect; off or follow: it fails with \
@@ -184,7 +199,6 @@ pub const OPTIONS: &[Opt] = &[
     opt(Accepted, "debug", "", "nothing is traced"),
     opt(Accepted, "subtype", "[=NAME]", "the type is fuse.cowlfs"),
     opt(Accepted, "auto_unmount", "", "the mount ends with the program's signals"),
-    opt(Accepted, "metacopy", "on|off", "files with attributes only are read in any case"),
     opt(Accepted, "fast_ino", "[=0|1]", "inode numbers cost nothing"),
     opt(Accepted, "fast_ino_check", "[=0|1]", "the same"),
     opt(Accepted, "threaded", "[=0|1]", "threads come and go with the load"),

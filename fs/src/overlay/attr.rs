@@ -87,6 +87,9 @@ impl Overlay {
     /// The attributes users see for an object's own.
     pub(super) fn present(&self, node: &Node, mut attr: Attr) -> Attr {
         attr.ino = self.shown_ino(node.ino().0);
+        if let Some(source) = node.state.read().source() {
+            attr.blocks = attr.blocks.max(source.allocated);
+        }
         (attr.uid, attr.gid) = self.settings.ids.show(attr.uid, attr.gid);
         if let Some(mapped) = &self.settings.mapped {
             (attr.uid, attr.gid) = mapped.or_root(attr.uid, attr.gid);
@@ -129,7 +132,7 @@ impl Overlay {
         let uid = change.uid.map(|u| self.settings.ids.store_uid(u).ok_or(Errno::EINVAL));
         let gid = change.gid.map(|g| self.settings.ids.store_gid(g).ok_or(Errno::EINVAL));
         let (uid, gid) = (uid.transpose()?, gid.transpose()?);
-        let amount = change.size.map_or(Amount::Whole, Amount::Prefix);
+        let amount = change.size.map_or(Amount::Attributes, Amount::Prefix);
         self.ensure_upper(&node, amount)?;
         if let Some(size) = change.size {
             if node.kind == Kind::Dir {
@@ -140,8 +143,10 @@ impl Overlay {
             let same = !self.settings.no_writeback
                 && change.mtime.is_none()
                 && sys::dir::fstat(file.fd())?.size == size;
-            let resize =
-                |fd: BorrowedFd<'_>| if same { Ok(()) } else { sys::file::ftruncate(fd, size) };
+            let resize = |fd: BorrowedFd<'_>| {
+                let cut = || sys::file::ftruncate(fd, size);
+                if same { Ok(()) } else { self.cut(&node, &file, size, cut) }
+            };
             match &change.unprivileged {
                 Some(caller) => {
                     resize(file.fd())?;

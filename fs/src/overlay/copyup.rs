@@ -8,36 +8,35 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
 use super::Overlay;
-use crate::acl;
-use crate::attr::{Attr, Kind};
-use crate::format::{self, Mark};
+use super::duplicate::Copied;
+use crate::attr::Kind;
+use crate::format::Mark;
+use crate::ident::FileKey;
 use crate::inode::{Names, Node, Place};
-use crate::layer::LowerRef;
 use crate::merge::Flags;
 use crate::sys::{self, Errno, Result};
-use crate::upper::{self, Upper};
+use crate::upper::Upper;
 
-/// How much of a regular file's data a copy-up has to bring.
+/// What the operation is going to do with a file, which decides how much of its data a copy-up brings.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Amount {
-    /// All of it.
-    Whole,
-    /// The first so many bytes: the rest is about to be cut off.
+    /// Change attributes or names only.
+    Attributes,
+    /// Change some of its data.
+    Change,
+    /// Keep the first so many bytes: the rest is about to be cut off.
     Prefix(u64),
+    /// Something that needs all of it in the upper.
+    Whole,
 }
 
-/// Bytes per read and write where the kernel cannot copy by itself.
-const COPY_BUFFER: usize = 1 << 20;
-/// Bytes asked of one `copy_file_range`: long enough to be cheap, short enough to be interruptible.
-const COPY_STEP: u64 = 64 << 20;
-
 impl Overlay {
-    /// Makes sure that the object of `node` is in the upper.
+    /// Makes sure that the object of `node` is in the upper, ready for `amount`.
     pub(super) fn ensure_upper(&self, node: &Arc<Node>, amount: Amount) -> Result<()> {
         let upper = self.need_upper()?;
         if node.in_upper() {
-            let attributes_only = node.state.read().data.is_some();
-            return if attributes_only { self.complete(node, amount) } else { Ok(()) };
+            let lacking = node.state.read().source().is_some();
+            return if lacking { self.bring(upper, node, amount) } else { Ok(()) };
         }
         if node.dir.is_some() {
             return self.ensure_upper_dir(node);
@@ -45,33 +44,37 @@ impl Overlay {
         let _copying = node.copying.lock();
         let Place::Lower(lower) = self.place(node) else { return Ok(()) };
         // The way there first: its directories are needed whatever happens to the file meanwhile.
-        if let Some(link) = node.state.read().links.first().cloned() {
+        if let Some(link) = node.state.read().first() {
             self.ensure_upper_dir(&link.parent)?;
         }
         let several = node.keyed();
-        let source = node.state.read().data.clone();
-        let tmp = upper.temp_name();
-        let made = self
-            .copy_object(upper, &lower, source.as_ref(), &tmp, amount)
-            .and_then(|()| self.publish_file(upper, node, &tmp, several));
-        if made.is_err() {
-            let _may_be_absent = sys::dir::unlinkat(upper.work(), &tmp);
+        let data = node.state.read().source().cloned();
+        let copy = |amount| {
+            let mut copied = self.duplicate(upper, &lower, data.as_ref(), amount)?;
+            self.publish_file(upper, node, &mut copied, several)
+                .inspect_err(|_| self.discard(upper, &copied))
+        };
+        match copy(amount) {
+            // The directory cannot say that it holds something special: nothing special, then.
+            Err(Errno::EOPNOTSUPP) if !matches!(amount, Amount::Whole | Amount::Prefix(0)) => {
+                copy(Amount::Whole)
+            }
+            other => other,
         }
-        made
     }
 
-    /// Gives the finished copy `tmp` the name of its node, which has it from then on.
+    /// Gives the finished copy the name of its node, which has it from then on.
     fn publish_file(
         &self,
         upper: &Upper,
         node: &Arc<Node>,
-        tmp: &[u8],
+        copied: &mut Copied,
         several: bool,
     ) -> Result<()> {
-        self.mark_origin(upper, upper.work(), tmp, node.key);
+        self.mark_copy(upper, node, copied)?;
         loop {
-            let Some(link) = node.state.read().links.first().cloned() else {
-                return self.publish_nameless(upper, node, tmp, several);
+            let Some(link) = node.state.read().first() else {
+                return self.publish_nameless(upper, node, copied, several);
             };
             self.ensure_upper_dir(&link.parent)?;
             let _tree = self.tree.read_recursive();
@@ -86,19 +89,78 @@ impl Overlay {
                 continue; // unlinked meanwhile: by another name, or by none
             }
             let fd = self.upper_dir_fd(&link.parent)?;
-            if several {
-                self.enter_index(upper, node, tmp)?;
+            if !self.note_impure(upper, &mut names, fd.as_fd()) {
+                if copied.source.is_some() {
+                    return Err(Errno::EOPNOTSUPP);
+                }
+                self.sync_copy(upper, node, copied)?;
             }
-            self.put_in_place(upper, node, tmp, &mut names, fd.as_fd(), &link.name)?;
-            let mut state = node.state.write();
-            state.place = if several { Place::Index } else { Place::Upper };
-            state.data = None;
-            self.fds.drop_data(node.id);
-            drop(state);
+            if several {
+                self.enter_index(upper, node, &copied.tmp)?;
+            }
+            self.put_in_place(upper, node, &copied.tmp, fd.as_fd(), &link.name)?;
+            let place = if several { Place::Index } else { Place::Upper };
+            self.came_up(node, place, None, copied);
             if let Some(m) = &mut names.merged {
                 m.set_upper(&link.name, node.kind, node.ino().0, node.id, false);
             }
             return Ok(());
+        }
+    }
+
+    /// Records with a copy which object it was, and makes sure that its data is on the disk, or that
+    /// the mark says that it is not.
+    fn mark_copy(&self, upper: &Upper, node: &Node, copied: &mut Copied) -> Result<()> {
+        let tmp = &copied.tmp;
+        if copied.unsynced {
+            let value = self.unsynced_origin(upper, node.key);
+            let marked = value.is_some_and(|value| {
+                upper.set_mark(upper.work(), tmp, Mark::Origin, &value).is_ok()
+            });
+            if marked {
+                return Ok(());
+            }
+            self.sync_copy(upper, node, copied)?;
+        }
+        self.mark_origin(upper, upper.work(), &copied.tmp, node.key);
+        Ok(())
+    }
+
+    /// The mark that says, besides the origin, that the data is not known to be on the disk.
+    pub(super) fn unsynced_origin(&self, upper: &Upper, key: FileKey) -> Option<Vec<u8>> {
+        let boot = upper.boot().filter(|_| !upper.volatile())?;
+        self.fs.read().record(key).map(|origin| origin.to_bytes_unsynced(boot))
+    }
+
+    /// Waits until the data of a copy is on the disk.
+    fn sync_copy(&self, upper: &Upper, node: &Node, copied: &mut Copied) -> Result<()> {
+        if let Some(file) = copied.file.as_ref().filter(|_| copied.unsynced) {
+            sys::file::fsync(file.as_fd(), false)?;
+            self.mark_origin(upper, upper.work(), &copied.tmp, node.key);
+            copied.unsynced = false;
+        }
+        Ok(())
+    }
+
+    /// The copy is in place: the node is what it is from now on.
+    fn came_up(
+        &self,
+        node: &Arc<Node>,
+        place: Place,
+        held: Option<Arc<OwnedFd>>,
+        copied: &mut Copied,
+    ) {
+        let named = held.is_none();
+        let mut state = node.state.write();
+        if !named {
+            self.set_held(&mut state, held);
+        }
+        state.place = place;
+        state.data = copied.source.take();
+        self.fds.drop_data(node.id);
+        drop(state);
+        if named && copied.unsynced {
+            self.settle_later(node, None);
         }
     }
 
@@ -108,13 +170,11 @@ impl Overlay {
         upper: &Upper,
         node: &Node,
         tmp: &[u8],
-        names: &mut Names,
         dir: BorrowedFd<'_>,
         name: &[u8],
     ) -> Result<()> {
         let before = sys::dir::fstat(dir)?;
         upper.publish(tmp, node.kind, dir, name, false)?;
-        self.note_impure(upper, names, dir);
         upper.restore_times(dir, &before);
         Ok(())
     }
@@ -148,9 +208,10 @@ impl Overlay {
         &self,
         upper: &Upper,
         node: &Arc<Node>,
-        tmp: &[u8],
+        copied: &mut Copied,
         several: bool,
     ) -> Result<()> {
+        let tmp = &copied.tmp;
         let named = several && node.state.read().nlink != Some(0);
         let mut held = None;
         if named {
@@ -159,11 +220,11 @@ impl Overlay {
             held = Some(Arc::new(hold(upper.work(), tmp, node.kind)?));
         }
         sys::dir::unlinkat(upper.work(), tmp)?;
-        let mut state = node.state.write();
-        self.set_held(&mut state, held);
-        state.place = if named { Place::Index } else { Place::Upper };
-        state.data = None;
-        self.fds.drop_data(node.id);
+        let partial = copied.source.as_ref().and_then(|s| s.partial.as_ref());
+        if let (Some(partial), Some(records), false) = (partial, upper.records(), named) {
+            partial.drop_record(records); // it ends with the mount
+        }
+        self.came_up(node, if named { Place::Index } else { Place::Upper }, held, copied);
         Ok(())
     }
 
@@ -172,7 +233,7 @@ impl Overlay {
         let mut chain = Vec::new();
         let mut at = Arc::clone(node);
         while !at.in_upper() {
-            let link = at.state.read().links.first().cloned().ok_or(Errno::ENOENT)?;
+            let link = at.state.read().first().ok_or(Errno::ENOENT)?;
             chain.push(at);
             at = link.parent;
         }
@@ -183,27 +244,22 @@ impl Overlay {
         let upper = self.need_upper()?;
         let _copying = node.copying.lock();
         let Place::Lower(lower) = self.place(node) else { return Ok(()) };
-        let tmp = upper.temp_name();
-        let made = self
-            .copy_object(upper, &lower, None, &tmp, Amount::Whole)
-            .and_then(|()| self.publish_dir(upper, node, &tmp));
-        if made.is_err() {
-            let _may_be_absent = sys::dir::rmdirat(upper.work(), &tmp);
-        }
-        made
+        let copied = self.duplicate(upper, &lower, None, Amount::Whole)?;
+        self.publish_dir(upper, node, &copied.tmp).inspect_err(|_| self.discard(upper, &copied))
     }
 
     fn publish_dir(&self, upper: &Upper, node: &Arc<Node>, tmp: &[u8]) -> Result<()> {
         self.mark_origin(upper, upper.work(), tmp, node.key);
         let _tree = self.tree.read_recursive();
-        let link = node.state.read().links.first().cloned().ok_or(Errno::ENOENT)?;
+        let link = node.state.read().first().ok_or(Errno::ENOENT)?;
         let mut names = self.names(&link.parent)?;
         // Removed while we waited for the lock.
         if node.state.read().links.is_empty() {
             return Err(Errno::ENOENT);
         }
         let fd = self.upper_dir_fd(&link.parent)?;
-        self.put_in_place(upper, node, tmp, &mut names, fd.as_fd(), &link.name)?;
+        self.note_impure(upper, &mut names, fd.as_fd());
+        self.put_in_place(upper, node, tmp, fd.as_fd(), &link.name)?;
         node.state.write().place = Place::Upper;
         if let Some(m) = &mut names.merged {
             m.set_upper(&link.name, Kind::Dir, node.ino().0, node.id, false);
@@ -211,12 +267,13 @@ impl Overlay {
         Ok(())
     }
 
-    /// Marks a directory as holding entries whose inode number is recorded with them.
-    pub(super) fn note_impure(&self, upper: &Upper, names: &mut Names, fd: BorrowedFd<'_>) {
+    /// Marks a directory as holding entries with marks of their own. False where that is not possible.
+    pub(super) fn note_impure(&self, upper: &Upper, names: &mut Names, fd: BorrowedFd<'_>) -> bool {
         if !names.impure {
-            upper.set_soft_mark(fd, b"", Mark::Impure, b"y");
+            names.unmarkable = upper.set_mark(fd, b"", Mark::Impure, b"y").is_err();
             names.impure = true;
         }
+        !names.unmarkable
     }
 
     /// Gives a file of the index the upper name that a rename needs to move.
@@ -236,94 +293,6 @@ impl Overlay {
         m.set_upper(name, node.kind, node.ino().0, node.id, false);
         Ok(())
     }
-
-    /// Copies a lower object to the work directory, complete; its data may be that of another file.
-    fn copy_object(
-        &self,
-        upper: &Upper,
-        lower: &LowerRef,
-        data: Option<&LowerRef>,
-        tmp: &[u8],
-        amount: Amount,
-    ) -> Result<()> {
-        const PRIVATE: u32 = 0o600;
-        let layer = self.layer(lower.layer)?;
-        let attr = layer.attr(lower)?;
-        let work = upper.work();
-        let mut file = None;
-        match attr.kind {
-            Kind::Dir => sys::dir::mkdirat(work, tmp, 0o700)?,
-            Kind::Symlink => sys::dir::symlinkat(&layer.readlink(lower)?, work, tmp)?,
-            Kind::File => {
-                let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-                let to = sys::dir::openat(work, tmp, flags, PRIVATE)?;
-                let len = match amount {
-                    Amount::Whole => attr.size,
-                    Amount::Prefix(n) => n.min(attr.size),
-                };
-                if len > 0 {
-                    let source = data.unwrap_or(lower);
-                    copy_data(self.layer(source.layer)?.open(source)?.fd(), to.as_fd(), len)?;
-                }
-                if len < attr.size {
-                    sys::file::ftruncate(to.as_fd(), len)?;
-                }
-                file = Some(to);
-            }
-            kind => {
-                self.settings.ownership.mknod(work, tmp, kind.mode() | PRIVATE, attr.rdev)?;
-            }
-        }
-        self.copy_meta(upper, lower, tmp, &attr)?;
-        if let Some(file) = file
-            && !upper.volatile()
-            && attr.size > 0
-        {
-            sys::file::fsync(file.as_fd(), false)?;
-        }
-        Ok(())
-    }
-
-    fn copy_meta(&self, upper: &Upper, lower: &LowerRef, tmp: &[u8], attr: &Attr) -> Result<()> {
-        let layer = self.layer(lower.layer)?;
-        let work = upper.work();
-        // Only what differs: an ordinary user may not even set what is there already.
-        let own = self.settings.ownership;
-        let made = own.stat(work, tmp)?;
-        let uid = (made.uid != attr.uid).then_some(attr.uid);
-        let gid = (made.gid != attr.gid).then_some(attr.gid);
-        if uid.is_some() || gid.is_some() {
-            own.chown(work, tmp, uid, gid)?;
-        }
-        let names = match layer.xattr_names(lower) {
-            Err(Errno::EOPNOTSUPP | Errno::EACCES) => Vec::new(),
-            other => other?,
-        };
-        for name in names.split(|&b| b == 0).filter(|n| !n.is_empty()) {
-            if format::is_private(name) {
-                continue;
-            }
-            let value = match layer.xattr(lower, name) {
-                Err(Errno::ENODATA) => continue,
-                other => other?,
-            };
-            match sys::xattr::set(work, tmp, name, &value, 0) {
-                // As overlayfs: what the upper cannot store is lost, unless it guards access.
-                Err(Errno::EOPNOTSUPP) if !guards_access(name) => {}
-                other => other?,
-            }
-        }
-        if attr.kind != Kind::Symlink {
-            own.chmod(work, tmp, u32::from(attr.perm))?;
-        }
-        let (atime, mtime) = upper::times_of(attr);
-        sys::dir::utimesat(work, tmp, atime, mtime)
-    }
-}
-
-/// Whether losing this xattr would change who may do what.
-fn guards_access(name: &[u8]) -> bool {
-    name == acl::ACCESS || name == acl::DEFAULT || name == b"security.capability"
 }
 
 /// Opens an upper object that is about to lose its name, with as much access as there is.
@@ -337,57 +306,4 @@ pub(super) fn hold(dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<Owned
         }
     }
     sys::dir::openat(dir, name, libc::O_PATH, 0)
-}
-
-/// Copies the first `len` bytes, sharing blocks where the filesystem can and keeping holes.
-pub(super) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
-    if sys::file::clone(from, to).is_ok() {
-        return Ok(());
-    }
-    let mut at = 0;
-    while at < len {
-        let start = match sys::file::seek(from, at, libc::SEEK_DATA) {
-            Ok(start) => start,
-            Err(Errno::ENXIO) => break, // only a hole is left
-            Err(_) => at,               // a filesystem that cannot tell
-        };
-        if start >= len {
-            break;
-        }
-        let end = sys::file::seek(from, start, libc::SEEK_HOLE).unwrap_or(len).min(len);
-        let end = if end > start { end } else { len };
-        copy_extent(from, to, start, end)?;
-        at = end;
-    }
-    sys::file::ftruncate(to, len)
-}
-
-fn copy_extent(from: BorrowedFd<'_>, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
-    let mut at = start;
-    while at < end {
-        match sys::file::copy_range(from, at, to, at, (end - at).min(COPY_STEP) as usize) {
-            Ok(0) => break,
-            Ok(n) => at += n as u64,
-            Err(Errno::EINTR) => {}
-            // Another filesystem, or one that cannot: by hand.
-            Err(
-                Errno::EXDEV | Errno::EINVAL | Errno::EOPNOTSUPP | Errno::ENOSYS | Errno::EPERM,
-            ) => {
-                break;
-            }
-            Err(e) => return Err(e),
-        }
-    }
-    let mut buf = vec![0u8; COPY_BUFFER.min((end - at) as usize)];
-    while at < end {
-        let want = buf.len().min((end - at) as usize);
-        let part = buf.get_mut(..want).ok_or(Errno::EIO)?;
-        let n = sys::file::pread_full(from, part, at)?;
-        if n == 0 {
-            break; // the lower file became shorter: the rest is a hole
-        }
-        sys::file::pwrite_all(to, part.get(..n).ok_or(Errno::EIO)?, at)?;
-        at += n as u64;
-    }
-    Ok(())
 }

@@ -35,11 +35,13 @@ impl Overlay {
         }
         if !write {
             let state = node.state.read();
-            let lower = match &state.place {
-                Place::Lower(at) => Some(state.data.as_ref().unwrap_or(at)),
-                _ => state.data.as_ref(),
+            let lower = match (state.place(), state.source()) {
+                // A file with some of its data in the upper is read there and in the lower.
+                (_, Some(source)) if source.partial.is_none() => Some(source.at.clone()),
+                (Place::Lower(at), None) => Some(at),
+                _ => None,
             };
-            if let Some(at) = lower {
+            if let Some(at) = &lower {
                 let data = DataFd { fd: self.layer(at.layer)?.open(at)?.fd, writable: false };
                 self.fds.put_data(node.id, &data);
                 return Ok(data);
@@ -69,7 +71,11 @@ impl Overlay {
 
     /// Reads up to `buf.len()` bytes at `offset`; fewer only at the end of the file.
     pub fn read(&self, id: NodeId, buf: &mut [u8], offset: u64) -> Result<usize> {
-        let data = self.open_data(&self.node(id)?, false)?;
+        let node = self.node(id)?;
+        if let Some((source, partial)) = self.parts(&node) {
+            return self.read_parts(&node, (&source, &partial), buf, offset);
+        }
+        let data = self.open_data(&node, false)?;
         sys::file::pread_full(data.fd(), buf, offset)
     }
 
@@ -82,15 +88,16 @@ impl Overlay {
         unprivileged: Option<&Unprivileged>,
     ) -> Result<()> {
         let node = self.node(id)?;
-        self.ensure_upper(&node, Amount::Whole)?;
-        let data = self.open_data(&node, true)?;
-        match unprivileged {
-            Some(caller) => {
-                sys::file::pwrite_all(data.fd(), buf, offset)?;
-                self.drop_privileges(&node, caller)
+        let len = buf.len() as u64;
+        let write = |fd: BorrowedFd<'_>| sys::file::pwrite_all(fd, buf, offset);
+        self.change_data(&node, offset, len, |data| {
+            match unprivileged {
+                Some(_) => write(data.fd())?,
+                None => self.keep_privileges(data, write)?,
             }
-            None => self.keep_privileges(&data, |fd| sys::file::pwrite_all(fd, buf, offset)),
-        }
+            Ok(len)
+        })?;
+        unprivileged.map_or(Ok(()), |caller| self.drop_privileges(&node, caller))
     }
 
     /// Changes the data of a file on behalf of someone who may keep its set-user-ID and
@@ -114,14 +121,27 @@ impl Overlay {
 
     /// fallocate(2) with any mode the upper's filesystem knows.
     pub fn fallocate(&self, id: NodeId, mode: i32, offset: u64, length: u64) -> Result<()> {
+        const KEEP_SIZE: i32 = libc::FALLOC_FL_KEEP_SIZE;
+        const CLEARS: [i32; 2] = [libc::FALLOC_FL_PUNCH_HOLE, libc::FALLOC_FL_ZERO_RANGE];
         let node = self.node(id)?;
-        self.ensure_upper(&node, Amount::Whole)?;
-        sys::file::fallocate(self.open_data(&node, true)?.fd(), mode, offset, length)
+        let allocate =
+            |data: &DataFd| sys::file::fallocate(data.fd(), mode, offset, length).map(|()| length);
+        if CLEARS.contains(&(mode & !KEEP_SIZE)) {
+            return self.change_data(&node, offset, length, allocate).map(drop);
+        }
+        // Reserving space changes no data; everything else moves blocks about.
+        let reserves = mode & !KEEP_SIZE == 0;
+        self.ensure_upper(&node, if reserves { Amount::Change } else { Amount::Whole })?;
+        allocate(&self.open_data(&node, true)?).map(drop)
     }
 
     /// `SEEK_DATA` and `SEEK_HOLE` of lseek(2).
     pub fn seek(&self, id: NodeId, offset: u64, whence: i32) -> Result<u64> {
-        sys::file::seek(self.open_data(&self.node(id)?, false)?.fd(), offset, whence)
+        let node = self.node(id)?;
+        if let Some((source, partial)) = self.parts(&node) {
+            return self.seek_parts(&node, (&source, &partial), offset, whence);
+        }
+        sys::file::seek(self.open_data(&node, false)?.fd(), offset, whence)
     }
 
     /// copy_file_range(2) inside the mount; the host shares blocks where it can.
@@ -133,12 +153,18 @@ impl Overlay {
         to_offset: u64,
         len: u64,
     ) -> Result<usize> {
-        let to = self.node(to)?;
-        self.ensure_upper(&to, Amount::Whole)?;
-        let out = self.open_data(&to, true)?;
-        let data = self.open_data(&self.node(from)?, false)?;
-        let len = usize::try_from(len).unwrap_or(usize::MAX);
-        sys::file::copy_range(data.fd(), from_offset, out.fd(), to_offset, len)
+        let (to, from) = (self.node(to)?, self.node(from)?);
+        if to.id == from.id {
+            self.ensure_upper(&to, Amount::Whole)?;
+        }
+        // One part at a time: the caller asks again for what is missing.
+        let (data, len) = self.part_at(&from, from_offset, len)?;
+        let n = self.change_data(&to, to_offset, len, |out| {
+            let len = usize::try_from(len).unwrap_or(usize::MAX);
+            sys::file::copy_range(data.fd(), from_offset, out.fd(), to_offset, len)
+                .map(|n| n as u64)
+        })?;
+        Ok(n as usize)
     }
 
     /// fsync(2) of a file or directory. A lower object is on the disk already.
@@ -155,6 +181,20 @@ impl Overlay {
         }
         if node.kind != Kind::File {
             return Ok(());
+        }
+        // What copy-up left for later is done now; that changes marks, which are attributes.
+        let data_only = !self.settle_now(upper, node.id)? && data_only;
+        let bare = node.state.read().source().is_some_and(|s| s.partial.is_none());
+        if bare {
+            // Only its attributes are in the upper.
+            return self.with_upper(&node, |dir, name| match name {
+                b"" => sys::file::fsync(dir, false),
+                name => {
+                    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
+                    let file = sys::dir::openat(dir, name, flags, 0)?;
+                    sys::file::fsync(file.as_fd(), false)
+                }
+            });
         }
         sys::file::fsync(self.open_data(&node, false)?.fd(), data_only)
     }
@@ -200,6 +240,8 @@ impl Overlay {
         if node.dir.is_some() {
             return self.with_upper(&node, |fd, _| sys::file::set_flags(fd, flags));
         }
+        // An immutable file takes no more marks.
+        self.settle_now(self.need_upper()?, node.id)?;
         sys::file::set_flags(self.open_data(&node, true)?.fd(), flags)
     }
 }

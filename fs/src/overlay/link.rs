@@ -22,7 +22,8 @@ impl Overlay {
             return Err(Errno::EPERM);
         }
         let parent = self.node(parent)?;
-        self.ensure_upper(&node, Amount::Whole)?;
+        self.ensure_upper(&node, Amount::Attributes)?;
+        self.pin_source(upper, &node)?;
         self.ensure_upper_dir(&parent)?;
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;

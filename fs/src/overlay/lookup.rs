@@ -10,8 +10,8 @@ use super::{Looked, Overlay, add_link};
 use crate::attr::{Attr, Kind};
 use crate::format;
 use crate::ident::{FileKey, NodeId};
-use crate::inode::{DirPart, Link, Names, Node, Place, State};
-use crate::layer::{LowerRef, Metacopy};
+use crate::inode::{DirPart, Link, Names, Node, Place, Source, State};
+use crate::layer::Metacopy;
 use crate::merge::{Entry, Flags};
 use crate::sys::{self, Errno, NAME_MAX, Result};
 use crate::upper::Upper;
@@ -21,8 +21,10 @@ struct Spot {
     attr: Attr,
     place: Place,
     key: FileKey,
-    /// The lower file with its data, where it has none itself.
-    data: Option<LowerRef>,
+    /// Where data is that it does not have itself.
+    data: Option<Source>,
+    /// Its data is not known to be on the disk.
+    unsynced: bool,
 }
 
 impl Overlay {
@@ -88,7 +90,7 @@ impl Overlay {
         {
             return Ok((node, None));
         }
-        let Spot { attr, place, key, data } = if entry.flags.has(Flags::UPPER) {
+        let Spot { attr, place, key, mut data, unsynced } = if entry.flags.has(Flags::UPPER) {
             self.find_upper(parent, names, name)?
         } else {
             self.find_lower(names, name, entry)?
@@ -107,7 +109,8 @@ impl Overlay {
             self.remember(names, entry, &node);
             return Ok((node, None));
         }
-        let (place, nlink) = if several { self.indexed(place, key)? } else { (place, None) };
+        let (place, nlink) =
+            if several { self.indexed(place, key, &mut data)? } else { (place, None) };
         let dir = if attr.kind == Kind::Dir {
             let mut lowers = Vec::new();
             if let Some(m) = &names.merged {
@@ -133,6 +136,14 @@ impl Overlay {
         let id = self.nodes.new_id();
         let node = self.nodes.insert(Node::new(id, key, attr.kind, state, dir, several));
         self.remember(names, entry, &node);
+        let parts = node.state.read().source().and_then(|s| s.partial.clone());
+        if unsynced || parts.is_some() {
+            // Left by a mount that was killed before it had come to that, or complete since.
+            self.settle_later(&node, parts.as_ref());
+        }
+        if parts.is_some_and(|p| p.complete()) {
+            node.state.write().data = None;
+        }
         let attr = (!several).then(|| self.present(&node, attr));
         Ok((node, attr))
     }
@@ -162,15 +173,23 @@ impl Overlay {
         let indexed =
             if attr.nlink > 1 { self.indexed.lock().get(&attr.ino).copied() } else { None };
         // Kernel overlayfs can have linked a copied-up file into a directory that it did not mark.
+        let mut unsynced = false;
+        let mut attr = attr;
         if names.impure || (attr.nlink > 1 && attr.kind != Kind::Dir) {
             let marks = format::object_marks(fd.as_fd(), name)?;
             key = marks.origin.and_then(|o| self.fs.read().verify(o)).unwrap_or(key);
-            if marks.metacopy && attr.kind == Kind::File {
-                let source = Metacopy { redirect: marks.redirect };
-                data = Some(self.data_below(&names.lowers, 0, name, &source)?);
+            if attr.kind == Kind::File {
+                let upper = self.need_upper()?;
+                let find = |source: &Metacopy| self.data_below(&names.lowers, 0, name, source);
+                data = self.source_of(upper, &marks, attr.size, find)?;
+                unsynced = marks.unsynced.is_some_and(|boot| upper.boot() == Some(boot));
+                if marks.unsynced.is_some() && !unsynced {
+                    self.restore(upper, fd.as_fd(), name, &marks, find)?;
+                    attr = self.settings.ownership.stat(fd.as_fd(), name)?;
+                }
             }
         }
-        Ok(Spot { attr, place: Place::Upper, key: indexed.unwrap_or(key), data })
+        Ok(Spot { attr, place: Place::Upper, key: indexed.unwrap_or(key), data, unsynced })
     }
 
     fn find_lower(&self, names: &Names, name: &[u8], entry: &Entry) -> Result<Spot> {
@@ -186,18 +205,33 @@ impl Overlay {
             && let Some(source) = layer.metacopy(&lower)?
         {
             let below = names.lowers.get(at + 1..).unwrap_or_default();
-            data = Some(self.data_below(below, dir.layer.0 + 1, name, &source)?);
+            let at = self.data_below(below, dir.layer.0 + 1, name, &source)?;
+            let allocated = self.layer(at.layer)?.attr(&at)?.blocks;
+            data = Some(Source { at, allocated, partial: None });
         }
         let key = self.key_of(&attr);
-        Ok(Spot { attr, place: Place::Lower(lower), key, data })
+        Ok(Spot { attr, place: Place::Lower(lower), key, data, unsynced: false })
     }
 
     /// For a file with several names: where it really is, and its link count if that is kept.
-    fn indexed(&self, place: Place, key: FileKey) -> Result<(Place, Option<u32>)> {
+    fn indexed(
+        &self,
+        place: Place,
+        key: FileKey,
+        data: &mut Option<Source>,
+    ) -> Result<(Place, Option<u32>)> {
         let Some(upper) = &self.upper else { return Ok((place, None)) };
         let name = Upper::index_name(key);
         match sys::dir::statat(upper.index(), &name) {
-            Ok(_) => Ok((Place::Index, upper.read_count(key)?)),
+            Ok(attr) => {
+                // Found by a name that is still the lower's: what the index lacks is there.
+                if let (Place::Lower(at), Kind::File) = (&place, attr.kind) {
+                    let lower = data.take().map_or_else(|| at.clone(), |s| s.at);
+                    let marks = format::object_marks(upper.index(), &name)?;
+                    *data = self.source_of(upper, &marks, attr.size, |_| Ok(lower))?;
+                }
+                Ok((Place::Index, upper.read_count(key)?))
+            }
             Err(Errno::ENOENT) => Ok((place, upper.read_count(key)?)),
             Err(e) => Err(e),
         }

@@ -1,17 +1,21 @@
-//! Files that have attributes only, as kernel overlayfs leaves them with `metacopy=on`: their data is
-//! that of a lower file. They are read from there, and completed before anything of them is changed.
+//! Files of the upper that lack data: attributes only, as kernel overlayfs leaves them with
+//! `metacopy=on`, or part of it (`copyup=block`). The rest is that of a lower file, and is read from
+//! there. Here they are found, begun and completed; `partial` has what happens in between.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::Arc;
 
 use super::Overlay;
-use super::copyup::{Amount, copy_data};
+use super::copyup::Amount;
+use super::duplicate::{Plan, copy_extent, copy_run};
 use crate::attr::Kind;
-use crate::format::{Mark, Namespace};
-use crate::inode::Node;
+use crate::blocks::Blocks;
+use crate::format::{self, Mark, Namespace, ObjectMarks};
+use crate::inode::{Node, Source};
 use crate::layer::{Found, LowerData, LowerRef, Metacopy};
+use crate::partial::PartialMark;
 use crate::sys::{self, Errno, Result};
-use crate::upper;
+use crate::upper::{self, Upper};
 
 /// A chain of attributes-only files longer than this is taken to be corrupt.
 const LONGEST_CHAIN: usize = 64;
@@ -67,49 +71,160 @@ impl Overlay {
         Err(Errno::ELOOP)
     }
 
-    /// Gives an attributes-only file of the upper its data. Until the mark is gone, which is the last
-    /// step, the lower's data counts, so this can be broken off at any point.
-    pub(super) fn complete(&self, node: &Arc<Node>, amount: Amount) -> Result<()> {
+    /// What the marks of an upper object of `size` bytes say about data it lacks; `find` finds the
+    /// lower file.
+    ///
+    /// # Errors
+    /// `EIO` when the data, or the record of what the upper has of it, cannot be found.
+    pub(super) fn source_of(
+        &self,
+        upper: &Upper,
+        marks: &ObjectMarks,
+        size: u64,
+        find: impl FnOnce(&Metacopy) -> Result<LowerRef>,
+    ) -> Result<Option<Source>> {
+        if !marks.metacopy && marks.partial.is_none() {
+            return Ok(None);
+        }
+        let at = find(&Metacopy { redirect: marks.redirect.clone() })?;
+        let allocated = self.layer(at.layer)?.attr(&at)?.blocks;
+        let partial = match &marks.partial {
+            Some(mark) => {
+                let records = upper.records().ok_or(Errno::EIO)?;
+                let loaded = records.load(&PartialMark::from_bytes(mark)?, size)?;
+                Some(Arc::new(loaded))
+            }
+            None => None,
+        };
+        Ok(Some(Source { at, allocated, partial }))
+    }
+
+    /// Readies a file of the upper that lacks data for what is going to be done with it.
+    pub(super) fn bring(&self, upper: &Upper, node: &Arc<Node>, amount: Amount) -> Result<()> {
+        if amount == Amount::Attributes {
+            return Ok(());
+        }
         let _copying = node.copying.lock();
-        let Some(source) = node.state.read().data.clone() else { return Ok(()) };
-        let from = self.layer(source.layer)?.open(&source)?;
-        let opened = self.with_upper(node, |dir, name| {
+        let Some(source) = node.state.read().source().cloned() else { return Ok(()) };
+        let file = self.with_upper(node, |dir, name| {
             if name.is_empty() {
                 return dir.try_clone_to_owned().map_err(|_| Errno::EMFILE);
             }
             sys::dir::openat(dir, name, libc::O_RDWR | libc::O_NONBLOCK, 0)
         })?;
-        self.fill(opened.as_fd(), &from, amount)?;
+        let size = sys::dir::fstat(file.as_fd())?.size;
+        match self.plan(upper, amount, size) {
+            Plan::Blocks(_) if source.partial.is_some() => Ok(()),
+            Plan::Blocks(_) => self.begin(upper, node, file.as_fd(), source, size),
+            Plan::Data(len) => self.complete(upper, node, file.as_fd(), &source, len),
+            Plan::Attributes => Ok(()),
+        }
+    }
+
+    /// An attributes-only file is going to get its data block by block.
+    fn begin(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        file: BorrowedFd<'_>,
+        source: Source,
+        size: u64,
+    ) -> Result<()> {
+        let partial = Arc::new(self.make_partial(upper, file, size)?);
+        // The new mark counts from now on, so the old one can go.
+        unmark(file, Mark::Metacopy)?;
         let mut state = node.state.write();
-        state.data = None;
+        state.data = Some(Source { partial: Some(partial), ..source });
         self.fds.drop_data(node.id);
         Ok(())
     }
 
-    fn fill(&self, to: BorrowedFd<'_>, from: &LowerData, amount: Amount) -> Result<()> {
+    /// Gives a file of the upper what it lacks of its first `len` bytes, and ends it there. Until the
+    /// mark is gone, which is the last step, the lower's data counts, so this can be broken off at
+    /// any point.
+    fn complete(
+        &self,
+        upper: &Upper,
+        node: &Arc<Node>,
+        to: BorrowedFd<'_>,
+        source: &Source,
+        len: u64,
+    ) -> Result<()> {
+        let from = self.layer(source.at.layer)?.open(&source.at)?;
+        // Nobody reads or writes the file meanwhile: they would take the same lock.
+        let mut held = source.partial.as_ref().map(|p| p.held_mut());
         let before = sys::dir::fstat(to)?;
-        let len = match amount {
-            Amount::Whole => before.size,
-            Amount::Prefix(n) => n.min(before.size),
-        };
-        if len > 0 {
-            copy_data(from.fd(), to, len)?;
+        let len = len.min(before.size);
+        match &held {
+            Some(held) => fill(&held.blocks, &from, to, len)?,
+            None => copy_run(from.fd(), to, 0, len)?,
         }
         if len < before.size {
             sys::file::ftruncate(to, len)?;
         }
-        if u32::from(sys::dir::fstat(to)?.perm) != u32::from(before.perm) {
+        if sys::dir::fstat(to)?.perm != before.perm {
             sys::dir::chmodat(to, b"", u32::from(before.perm))?;
         }
         let (atime, mtime) = upper::times_of(&before);
         sys::dir::futimes(to, atime, mtime)?;
-        if !self.need_upper()?.volatile() {
+        let later = held.is_none() && len > 0 && self.mark_unsynced(upper, node, to)?;
+        if !upper.volatile() && !later {
             sys::file::fsync(to, false)?;
         }
-        for namespace in [Namespace::Trusted, Namespace::User] {
-            let attr = namespace.name(Mark::Metacopy).unwrap_or_default();
-            super::soft(sys::xattr::remove(to, b"", &attr))?;
+        for mark in [Mark::Metacopy, Mark::Partial, Mark::Redirect] {
+            unmark(to, mark)?;
+        }
+        if let (Some(partial), Some(records)) = (&source.partial, upper.records()) {
+            partial.drop_record(records);
+        }
+        if let Some(held) = &mut held {
+            held.blocks.cut(len);
+            held.blocks.hold(&(0..u64::MAX));
+        }
+        let mut state = node.state.write();
+        state.data = None;
+        self.fds.drop_data(node.id);
+        drop(state);
+        if later {
+            self.settle_later(node, None);
         }
         Ok(())
     }
+
+    /// Marks the file `fd` as having data that is not known to be on the disk, unless that cannot be
+    /// undone after a crash.
+    fn mark_unsynced(&self, upper: &Upper, node: &Node, fd: BorrowedFd<'_>) -> Result<bool> {
+        let Some(value) = self.unsynced_origin(upper, node.key) else { return Ok(false) };
+        // Under another name than the lower's, the lower would not be found again.
+        let named = format::object_marks(fd, b"")?.redirect.is_none();
+        Ok(named && upper.set_mark(fd, b"", Mark::Origin, &value).is_ok())
+    }
+}
+
+/// Copies the blocks that are missing below `len`. What the upper has there is not data: it may be left
+/// of a write that failed.
+fn fill(blocks: &Blocks, from: &LowerData, to: BorrowedFd<'_>, len: u64) -> Result<()> {
+    let mut at = 0;
+    while at < len.min(blocks.end()) {
+        let (held, stop) = blocks.run(at, len);
+        if !held {
+            let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+            match sys::file::fallocate(to, hole, at, stop - at) {
+                Ok(()) => copy_run(from.fd(), to, at, stop)?,
+                Err(Errno::EOPNOTSUPP) => copy_extent(from.fd(), to, at, stop)?,
+                Err(e) => return Err(e),
+            }
+        }
+        at = stop;
+    }
+    Ok(())
+}
+
+/// Takes a mark off the file `fd`, in whichever namespace.
+pub(super) fn unmark(fd: BorrowedFd<'_>, mark: Mark) -> Result<()> {
+    for namespace in [Namespace::Trusted, Namespace::User] {
+        let attr = namespace.name(mark).unwrap_or_default();
+        super::soft(sys::xattr::remove(fd, b"", &attr))?;
+    }
+    Ok(())
 }

@@ -95,11 +95,13 @@ impl Overlay {
         if let (Some(target), true) = (target, exchange) {
             self.may_move(target)?;
         }
-        self.ensure_upper(source, Amount::Whole)?;
+        self.ensure_upper(source, Amount::Attributes)?;
+        self.pin_source(upper, source)?;
         self.ensure_upper_dir(parent)?;
         self.ensure_upper_dir(newparent)?;
         if let (Some(target), true) = (target, exchange) {
-            self.ensure_upper(target, Amount::Whole)?;
+            self.ensure_upper(target, Amount::Attributes)?;
+            self.pin_source(upper, target)?;
         }
         let moves_dir =
             source.dir.is_some() || (exchange && target.is_some_and(|t| t.dir.is_some()));

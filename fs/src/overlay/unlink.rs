@@ -154,6 +154,7 @@ impl Overlay {
             let _too_high_at_worst = recorded;
         }
         drop(state);
+        self.drop_record_of(upper, node);
         if lost > 0 {
             self.forget(parent.id, lost as u64);
         }

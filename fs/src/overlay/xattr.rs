@@ -91,7 +91,7 @@ impl Overlay {
         }
         let node = self.node(id)?;
         self.check_flags(&node, set)?;
-        self.ensure_upper(&node, Amount::Whole)?;
+        self.ensure_upper(&node, Amount::Attributes)?;
         self.with_upper(&node, |fd, file| {
             sys::xattr::set(fd, file, set.name, set.value, set.flags)?;
             if set.kill_sgid && set.name == acl::ACCESS {
@@ -134,7 +134,7 @@ impl Overlay {
                 other => other?,
             };
         }
-        self.ensure_upper(&node, Amount::Whole)?;
+        self.ensure_upper(&node, Amount::Attributes)?;
         self.with_upper(&node, |fd, file| sys::xattr::remove(fd, file, name))?;
         self.acl_changed(&node, name)
     }

@@ -12,6 +12,7 @@ use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::pool::Pool;
 use super::reply;
 use super::seek::{self, Seek};
+use super::settle;
 use super::wire::{self, op};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
@@ -100,14 +101,24 @@ impl Session {
             *self.seeks.lock() = Some(sender);
             seeking = Some(thread);
         }
+        let settling = match self.overlay.upper() {
+            Some(upper) if !upper.volatile() => Some(settle::start(self)?),
+            _ => None,
+        };
         for _ in 1..self.policy.threads.max(1) {
             self.pool.grow(self);
         }
         let mut done = self.serve();
         done = done.and(self.pool.join());
         drop(self.seeks.lock().take());
-        if seeking.is_some_and(|thread| thread.join().is_err()) {
-            done = done.and(Err(Errno::EIO));
+        let settling = settling.map(|(sender, thread)| {
+            drop(sender);
+            thread
+        });
+        for thread in seeking.into_iter().chain(settling) {
+            if thread.join().is_err() {
+                done = done.and(Err(Errno::EIO));
+            }
         }
         done
     }

@@ -1,6 +1,7 @@
 //! What concerns the whole process: limits, ids, umask, locks, namespaces.
 
 use std::os::fd::BorrowedFd;
+use std::time::{Duration, Instant};
 
 use super::{Errno, Result, check_int, raw};
 use crate::idmap::Mapped;
@@ -62,6 +63,24 @@ pub fn mapped_ids() -> Mapped {
     Mapped::parse(&read("/proc/self/uid_map"), &read("/proc/self/gid_map"))
 }
 
+/// What tells this run of the machine from others: the kernel's boot id, a random UUID; `None` where
+/// `/proc` does not tell (proc_sys_kernel(5)).
+pub fn boot_id() -> Option<[u8; 16]> {
+    let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
+    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
+    let bytes: Vec<u8> = digits
+        .chunks_exact(2)
+        .filter_map(|pair| Some((pair.first()? << 4 | pair.get(1)?) as u8))
+        .collect();
+    bytes.try_into().ok()
+}
+
+/// Gives up what [`lock`] took.
+pub fn unlock(fd: BorrowedFd<'_>) {
+    // SAFETY: plain call.
+    let _cannot_fail = unsafe { libc::flock(raw(fd), libc::LOCK_UN) };
+}
+
 /// Takes an exclusive flock(2) without waiting.
 ///
 /// # Errors
@@ -69,6 +88,21 @@ pub fn mapped_ids() -> Mapped {
 pub fn lock(fd: BorrowedFd<'_>) -> Result<()> {
     // SAFETY: plain call.
     check_int(unsafe { libc::flock(raw(fd), libc::LOCK_EX | libc::LOCK_NB) }).map(drop)
+}
+
+/// Takes an exclusive flock(2), asking for it again for so long.
+///
+/// # Errors
+/// `EWOULDBLOCK` when someone else still holds it.
+pub fn lock_within(fd: BorrowedFd<'_>, patience: Duration) -> Result<()> {
+    const PAUSE: Duration = Duration::from_millis(2);
+    let end = Instant::now() + patience;
+    loop {
+        match lock(fd) {
+            Err(Errno::EWOULDBLOCK) if Instant::now() < end => std::thread::sleep(PAUSE),
+            other => return other,
+        }
+    }
 }
 
 /// Forks; returns the child's pid in the parent and `None` in the child.
