@@ -13,9 +13,10 @@ use std::sync::Arc;
 
 use parking_lot::Mutex;
 
+use super::copyup::Amount;
 use super::duplicate::copy_data;
 use super::metacopy::unmark;
-use super::{Looked, Overlay};
+use super::{Looked, Overlay, Redirects};
 use crate::attr::Kind;
 use crate::format::{self, Mark, ObjectMarks};
 use crate::ident::NodeId;
@@ -185,6 +186,9 @@ impl Overlay {
         if !lacking {
             return self.settle_now(upper, node.id).map(drop);
         }
+        if self.settings.redirects != Redirects::Made {
+            return self.bring(upper, node, Amount::Whole);
+        }
         let Some(link) = node.state.read().first() else { return Ok(()) };
         let path = {
             let _tree = self.tree.read_recursive();
@@ -301,7 +305,7 @@ impl Overlay {
             }
             let lacking = node.in_upper() && node.state.read().source().is_some();
             let done = match lacking {
-                true => self.bring(upper, &node, super::copyup::Amount::Whole),
+                true => self.bring(upper, &node, Amount::Whole),
                 false => Ok(()),
             };
             self.forget(node.id, 1);
