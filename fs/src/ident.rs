@@ -177,16 +177,68 @@ fn spread(hash: u64, part: u64) -> u64 {
 /// Stands for no filesystem, but for names that are files of their own.
 const NAMES: u16 = u16::MAX;
 
+/// What tells the lowers on one filesystem from others: recorded by what was copied up from them.
+///
+/// Not everything can be found out at every mount (a seccomp profile may forbid statx(2), `uuid=off`
+/// leaves the UUID out), so what it is made of is kept beside it.
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
+pub struct Tag {
+    /// The number that stands in records.
+    pub value: u64,
+    /// Made of the roots' inode numbers, of their birth times, and of the filesystem's UUID; 0: not
+    /// known.
+    parts: [u64; 3],
+}
+
+impl Tag {
+    /// Reads what [`fmt::Display`] writes; `None` for anything else.
+    pub fn parse(text: &[u8]) -> Option<Tag> {
+        let mut numbers =
+            std::str::from_utf8(text).ok()?.split('-').map(|n| u64::from_str_radix(n, 16));
+        let mut next = || numbers.next()?.ok();
+        let tag = Tag { value: next()?, parts: [next()?, next()?, next()?] };
+        (tag.to_string().as_bytes() == text).then_some(tag)
+    }
+
+    /// This tag, found at an earlier mount, with what `now` knows more of the same layers; `None` when
+    /// they are others.
+    pub fn joined(self, now: Tag) -> Option<Tag> {
+        let mut parts = self.parts;
+        for (part, now) in parts.iter_mut().zip(now.parts) {
+            match (*part, now) {
+                (0, _) => *part = now,
+                (_, 0) => {}
+                (known, now) if known == now => {}
+                _ => return None,
+            }
+        }
+        Some(Tag { value: self.value, parts })
+    }
+
+    fn add(&mut self, part: usize, numbers: &[u64]) {
+        if let Some(part) = self.parts.get_mut(part) {
+            *part = numbers.iter().fold(*part, |hash, n| spread(hash, *n)).max(1);
+        }
+        self.value = self.parts.into_iter().fold(0, spread);
+    }
+}
+
+impl fmt::Display for Tag {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let [inodes, births, uuid] = self.parts;
+        write!(f, "{:x}-{inodes:x}-{births:x}-{uuid:x}", self.value)
+    }
+}
+
 /// The filesystems (`st_dev`) that the layers of a mount lie on, numbered in the order upper,
 /// topmost lower, …, lowest lower: the same at every mount of the same layers.
 ///
 /// Inode numbers mean nothing once layers were copied to another disk or extracted anew. Each
-/// filesystem therefore has a tag, made of inode number and birth time of the root of every lower on
-/// it, and of its UUID where that can be told; what was recorded under another tag is ignored.
+/// filesystem therefore has a [`Tag`]; what was recorded under another tag is ignored.
 #[derive(Debug, Default)]
 pub struct FsTable {
     devs: Vec<u64>,
-    tags: Vec<u64>,
+    tags: Vec<Tag>,
     /// How many of them are the roots' own; others are numbered as they are met.
     stable: usize,
 }
@@ -198,29 +250,31 @@ impl FsTable {
             return n;
         }
         self.devs.push(dev);
-        self.tags.push(0);
+        self.tags.push(Tag::default());
         (self.devs.len() - 1).min(usize::from(NAMES) - 1) as u16
     }
 
-    /// Adds the root of a lower: its filesystem, and what tells it from a copy of it (inode number,
-    /// lasting number of the filesystem, birth time).
-    pub fn add_root(&mut self, dev: u64, own: [u64; 2], birth: Option<Time>) {
+    /// Adds the root of a lower: its filesystem, and what tells it from a copy of it: inode number,
+    /// birth time, and lasting number of the filesystem (0: not known).
+    pub fn add_root(&mut self, dev: u64, ino: u64, birth: Option<Time>, uuid: u64) {
         let number = self.add(dev);
-        let birth = birth.unwrap_or_default();
-        if let Some(tag) = self.tags.get_mut(usize::from(number)) {
-            for part in own.into_iter().chain([birth.sec as u64, u64::from(birth.nsec)]) {
-                *tag = spread(*tag, part);
-            }
+        let Some(tag) = self.tags.get_mut(usize::from(number)) else { return };
+        tag.add(0, &[ino]);
+        if let Some(birth) = birth {
+            tag.add(1, &[birth.sec as u64, u64::from(birth.nsec)]);
+        }
+        if uuid != 0 {
+            tag.add(2, &[uuid]);
         }
     }
 
     /// The record of a key, if it will mean the same at the next mount.
     pub fn record(&self, key: FileKey) -> Option<Origin> {
         if key.fs == NAMES {
-            let tag = self.tags.iter().take(self.stable).fold(0, |all, tag| spread(all, *tag));
+            let tag = self.tags.iter().take(self.stable).fold(0, |all, tag| spread(all, tag.value));
             return Some(Origin { key, tag });
         }
-        let tag = *self.tags.get(usize::from(key.fs))?;
+        let tag = self.tags.get(usize::from(key.fs))?.value;
         self.is_stable(key.fs).then_some(Origin { key, tag })
     }
 
@@ -230,8 +284,15 @@ impl FsTable {
     }
 
     /// Number and tag of each filesystem that is the same at every mount.
-    pub fn stable_tags(&self) -> Vec<(u16, u64)> {
+    pub fn stable_tags(&self) -> Vec<(u16, Tag)> {
         self.tags.iter().take(self.stable).enumerate().map(|(n, t)| (n as u16, *t)).collect()
+    }
+
+    /// Goes on with the tag of an earlier mount of the same layers.
+    pub fn adopt(&mut self, number: u16, tag: Tag) {
+        if let Some(own) = self.tags.get_mut(usize::from(number)) {
+            *own = tag;
+        }
     }
 
     /// Ends the numbering that is the same at every mount.
@@ -294,12 +355,37 @@ mod tests {
     }
 
     #[test]
+    fn tags_join_where_one_knows_less() {
+        let tag = |ino, birth: Option<i64>, uuid| {
+            let mut t = FsTable::default();
+            t.add_root(7, ino, birth.map(|sec| Time { sec, nsec: 0 }), uuid);
+            t.seal();
+            t.stable_tags()[0].1
+        };
+        let whole = tag(1, Some(2), 3);
+        for less in [tag(1, None, 3), tag(1, Some(2), 0), tag(1, None, 0)] {
+            assert_eq!(
+                less.joined(whole).map(|t| (t.value, t.parts)),
+                Some((less.value, whole.parts))
+            );
+            assert_eq!(whole.joined(less), Some(whole));
+        }
+        for other in [tag(9, Some(2), 3), tag(1, Some(9), 3), tag(1, Some(2), 9), tag(1, None, 9)] {
+            assert_eq!((whole.joined(other), other.joined(whole)), (None, None));
+        }
+        assert_eq!(Tag::parse(whole.to_string().as_bytes()), Some(whole));
+        for bad in [&b"1-2-3"[..], b"1-2-3-4-5", b"x-2-3-4", b"01-2-3-4", b""] {
+            assert_eq!(Tag::parse(bad), None);
+        }
+    }
+
+    #[test]
     fn records_of_other_layers_do_not_count() {
         let table = |ino| {
             let mut t = FsTable::default();
             t.add(7);
-            t.add_root(7, [ino, 0], None);
-            t.add_root(8, [2, 1], Some(Time { sec: 5, nsec: 6 }));
+            t.add_root(7, ino, None, 0);
+            t.add_root(8, 2, Some(Time { sec: 5, nsec: 6 }), 1);
             t.seal();
             t.add(9);
             t

@@ -137,9 +137,12 @@ impl Overlay {
         }
         for layer in &lowers {
             let root = layer.root();
-            let uuid = if settings.no_uuid { 0 } else { sys::dir::lasting_fsid(layer.root_fd())? };
-            let own = [layer.attr(&root)?.ino, uuid];
-            fs.add_root(layer.dev(&root)?, own, layer.birth_time(&root)?);
+            let uuid = match settings.no_uuid {
+                true => 0,
+                false => sys::dir::lasting_fsid(layer.root_fd())?,
+            };
+            let ino = layer.attr(&root)?.ino;
+            fs.add_root(layer.dev(&root)?, ino, layer.birth_time(&root)?, uuid);
         }
         fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
@@ -164,7 +167,9 @@ impl Overlay {
         let root = nodes.insert(Node::new(nodes.new_id(), key, Kind::Dir, state, dir, false));
         let indexed = match &upper {
             Some(upper) => {
-                upper.check_tags(&fs.stable_tags())?;
+                for (number, tag) in upper.check_tags(&fs.stable_tags())? {
+                    fs.adopt(number, tag);
+                }
                 upper.indexed()?.into_iter().collect()
             }
             None => HashMap::new(),

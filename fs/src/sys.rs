@@ -46,6 +46,12 @@ fn check_int(rc: libc::c_int) -> Result<libc::c_int> {
     if rc < 0 { Err(Errno::last()) } else { Ok(rc) }
 }
 
+/// Whether an error of a call that was made with senseless arguments says that there is no such call,
+/// or that a seccomp profile forbids it: older ones answer `EPERM` to calls younger than they are.
+fn is_missing(e: Errno) -> bool {
+    matches!(e, Errno::ENOSYS | Errno::EPERM)
+}
+
 /// Takes ownership of a descriptor that a successful call has just returned.
 fn own(rc: libc::c_int) -> Result<OwnedFd> {
     let fd: RawFd = check_int(rc)?;

@@ -12,7 +12,7 @@ use parking_lot::Mutex;
 
 use crate::attr::{Attr, Kind, Time};
 use crate::format::{self, Mark, Namespace};
-use crate::ident::FileKey;
+use crate::ident::{FileKey, Tag};
 use crate::partial::Records;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, NAME_MAX, Result};
@@ -24,7 +24,7 @@ mod incompat;
 pub enum WhiteoutForm {
     /// A character device 0:0, overlayfs's own.
     Device,
-    /// An empty file `.wh.NAME`, where devices cannot be made.
+    /// An empty file `.wh.NAME`, where devices cannot be made, or nothing can change places with them.
     Aufs,
 }
 
@@ -75,6 +75,9 @@ const WORK: &[u8] = b"work";
 const INDEX: &[u8] = b"cowl-index";
 /// Directory of the records of partial files.
 const RECORDS: &[u8] = b"cowl-blocks";
+
+/// In the index: says that deletions of the upper are `.wh.` files.
+const FORM: &[u8] = b"whiteouts";
 
 fn ensure_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     match sys::dir::mkdirat(parent, name, 0o700) {
@@ -143,7 +146,8 @@ impl Upper {
         }
         let index = ensure_dir(workdir.as_fd(), INDEX)?;
         let dev = sys::dir::fstat(root.as_fd())?.dev;
-        let features = probe(work.as_fd(), user_marks)?;
+        let mut features = probe(work.as_fd(), user_marks)?;
+        keep_form(index.as_fd(), &mut features)?;
         // Without xattrs no file can be marked, without a boot id nothing can be told after a crash.
         let records = match sys::process::boot_id() {
             Some(boot) if features.namespace != Namespace::None => {
@@ -389,6 +393,7 @@ impl Upper {
         }
         match self.features.whiteouts {
             WhiteoutForm::Aufs => {
+                self.make_way(dir, name, kind)?;
                 sys::dir::renameat2(self.work(), tmp, dir, name, 0)?;
                 self.remove_aufs(dir, name)
             }
@@ -397,6 +402,22 @@ impl Upper {
                 sys::dir::unlinkat(self.work(), tmp)
             }
             WhiteoutForm::Device => sys::dir::renameat2(self.work(), tmp, dir, name, 0),
+        }
+    }
+
+    /// Where deletions are `.wh.` files: replaces a device that says the same, written by another
+    /// mount, which a directory could not be renamed over.
+    pub fn make_way(&self, dir: BorrowedFd<'_>, name: &[u8], kind: Kind) -> Result<()> {
+        if kind != Kind::Dir {
+            return Ok(());
+        }
+        match sys::dir::statat(dir, name) {
+            Ok(attr) if attr.kind != Kind::Dir => {
+                self.add_aufs(dir, name)?;
+                sys::dir::unlinkat(dir, name)
+            }
+            Ok(_) | Err(Errno::ENOENT) => Ok(()),
+            Err(e) => Err(e),
         }
     }
 
@@ -491,31 +512,37 @@ impl Upper {
 
     /// Empties the index of everything that was recorded over other layers than those of this mount
     /// (number and tag of each filesystem, see `FsTable`): inode numbers mean nothing there. The
-    /// files keep the names that they have in the upper.
+    /// files keep the names that they have in the upper. Returns the tags to go on with, where there
+    /// was one of the same layers.
     ///
     /// # Errors
     /// Errors of reading and changing the index.
-    pub fn check_tags(&self, tags: &[(u16, u64)]) -> Result<()> {
+    pub fn check_tags(&self, tags: &[(u16, Tag)]) -> Result<Vec<(u16, Tag)>> {
         let mut same = Vec::new();
-        for (number, tag) in tags {
-            let (name, text) = (format!("{number:x}.tag"), format!("{tag:x}"));
-            match sys::dir::readlinkat(self.index(), name.as_bytes()) {
-                Ok(found) if found == text.as_bytes() => same.push(*number),
-                Ok(_) | Err(Errno::ENOENT) => {}
+        for (number, now) in tags {
+            let found = match sys::dir::readlinkat(self.index(), &tag_name(*number)) {
+                Ok(text) => Tag::parse(&text),
+                Err(Errno::ENOENT) => None,
                 Err(e) => return Err(e),
+            };
+            if let Some(joined) = found.and_then(|found| found.joined(*now)) {
+                same.push((*number, joined));
+                if found != Some(joined) {
+                    self.put_symlink(&tag_name(*number), joined.to_string().as_bytes())?;
+                }
             }
         }
+        let is_same = |fs: u16| same.iter().any(|(number, _)| *number == fs);
         for key in self.index_keys()? {
-            if !same.contains(&key.fs) {
+            if !is_same(key.fs) {
                 self.forget_count(key);
                 let _may_be_absent = sys::dir::unlinkat(self.index(), &Self::index_name(key));
             }
         }
-        for (number, tag) in tags.iter().filter(|(n, _)| !same.contains(n)) {
-            let name = format!("{number:x}.tag");
-            self.put_symlink(name.as_bytes(), format!("{tag:x}").as_bytes())?;
+        for (number, tag) in tags.iter().filter(|(number, _)| !is_same(*number)) {
+            self.put_symlink(&tag_name(*number), tag.to_string().as_bytes())?;
         }
-        Ok(())
+        Ok(same)
     }
 
     /// Writes a symbolic link of the index, replacing an older one in one step.
@@ -540,6 +567,10 @@ impl Upper {
 
 /// Ends the name of a record of a link count.
 const COUNT: &[u8] = b".count";
+
+fn tag_name(number: u16) -> Vec<u8> {
+    format!("{number:x}.tag").into_bytes()
+}
 
 fn count_name(key: FileKey) -> Vec<u8> {
     [key.to_string().as_bytes(), COUNT].concat()
@@ -573,7 +604,11 @@ fn probe(work: BorrowedFd<'_>, user_marks: bool) -> Result<UpperFeatures> {
                     Ok(()) => sys::dir::unlinkat(work, b).is_ok(),
                     Err(e) => full(e),
                 };
-            sys::dir::unlinkat(work, a)?;
+            // A directory takes the place of such a whiteout by changing places with it.
+            if !probe_exchange(work, a, b)? {
+                features.whiteouts = WhiteoutForm::Aufs;
+                features.rename_whiteout = false;
+            }
         }
         Err(e) if full(e) => return Ok(features),
         Err(Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) => {
@@ -587,6 +622,40 @@ fn probe(work: BorrowedFd<'_>, user_marks: bool) -> Result<UpperFeatures> {
         other => other?,
     };
     Ok(features)
+}
+
+/// Once deletions of an upper are `.wh.` files, they stay so: where devices are used, such files are
+/// users' own.
+fn keep_form(index: BorrowedFd<'_>, features: &mut UpperFeatures) -> Result<()> {
+    if features.whiteouts == WhiteoutForm::Aufs {
+        return match sys::dir::symlinkat(b"aufs", index, FORM) {
+            Err(Errno::EEXIST) => Ok(()),
+            other => other,
+        };
+    }
+    match sys::dir::statat(index, FORM) {
+        Ok(_) => {
+            features.whiteouts = WhiteoutForm::Aufs;
+            features.rename_whiteout = false;
+            Ok(())
+        }
+        Err(Errno::ENOENT) => Ok(()),
+        Err(e) => Err(e),
+    }
+}
+
+/// Whether the whiteout `a` can change places with a directory `b`; removes both.
+fn probe_exchange(work: BorrowedFd<'_>, a: &[u8], b: &[u8]) -> Result<bool> {
+    match sys::dir::mkdirat(work, b, 0o700) {
+        Ok(()) => {}
+        Err(e) if full(e) => return sys::dir::unlinkat(work, a).map(|()| true),
+        Err(e) => return Err(e),
+    }
+    let works = sys::dir::renameat2(work, a, work, b, libc::RENAME_EXCHANGE).is_ok();
+    let (file, dir) = if works { (b, a) } else { (a, b) };
+    sys::dir::unlinkat(work, file)?;
+    sys::dir::rmdirat(work, dir)?;
+    Ok(works)
 }
 
 /// Whether an error says that the disk, or a quota, is full.

@@ -321,18 +321,28 @@ as_root!(marks_in_the_user_namespace, |w| {
     }
 });
 
-as_root!(the_uuid_of_the_layers_can_be_left_out, |w| {
+/// How to make a filesystem in an image, and how to give it another UUID.
+type Maker = (&'static [&'static str], &'static [&'static [&'static str]]);
+
+const EXT4: Maker = (&["mkfs.ext4", "-q"], &[&["e2fsck", "-fp"], &["tune2fs", "-U"]]);
+const XFS: Maker = (&["mkfs.xfs", "-q"], &[&["xfs_admin", "-U"]]);
+
+fn uuid_counts_unless_left_out(w: &mut World, (make, change): Maker) {
     if w.sut != Sut::Cowlfs {
         return;
     }
     let (image, at) = (w.dir.join("image"), w.l(1, ""));
-    std::fs::File::create(&image).and_then(|f| f.set_len(8 << 20)).unwrap();
-    run(Command::new("mkfs.ext4").arg("-q").arg(&image));
+    std::fs::File::create(&image).and_then(|f| f.set_len(400 << 20)).unwrap();
+    run(Command::new(make[0]).args(&make[1..]).arg(&image));
     let attach = |uuid: &str| {
-        // It wants to be sure that nothing is wrong before it writes.
-        for (program, arguments) in [("e2fsck", vec!["-fp"]), ("tune2fs", vec!["-U", uuid])] {
-            let out = Command::new(program).args(arguments).arg(&image).output().unwrap();
-            assert!(out.status.success(), "{program}: {}", String::from_utf8_lossy(&out.stderr));
+        for step in change {
+            let mut cmd = Command::new(step[0]);
+            cmd.args(&step[1..]);
+            if step[1] == "-U" {
+                cmd.arg(uuid);
+            }
+            let out = cmd.arg(&image).output().unwrap();
+            assert!(out.status.success(), "{step:?}: {}", String::from_utf8_lossy(&out.stderr));
         }
         run(Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&at));
     };
@@ -346,6 +356,8 @@ as_root!(the_uuid_of_the_layers_can_be_left_out, |w| {
         std::fs::write(w.m("f"), value).unwrap();
         let before = number(&w.m("f"));
         assert_eq!(cat(w.m("g")), value);
+        w.remount();
+        assert_eq!((number(&w.m("f")), cat(w.m("g"))), (before, value.into()));
         w.unmount();
         sys::umount(&at, 0).unwrap();
         attach(uuids[usize::from(value == "off")]);
@@ -363,6 +375,14 @@ as_root!(the_uuid_of_the_layers_can_be_left_out, |w| {
     sys::umount(&at, 0).unwrap();
     w.options.clear();
     w.mount();
+}
+
+as_root!(the_uuid_of_ext4_can_be_left_out, |w| {
+    uuid_counts_unless_left_out(w, EXT4);
+});
+
+as_root!(the_uuid_of_xfs_can_be_left_out, |w| {
+    uuid_counts_unless_left_out(w, XFS);
 });
 
 both!(directories_can_show_one_link, |w| {

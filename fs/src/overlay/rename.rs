@@ -295,6 +295,9 @@ impl Overlay {
             if whiteout {
                 upper.add_whiteout(a, from.name)?;
             }
+            if over_whiteout {
+                upper.make_way(b, to.name, kind)?;
+            }
             sys::dir::renameat2(a, from.name, b, to.name, 0)?;
             return if over_whiteout { upper.remove_aufs(b, to.name) } else { Ok(()) };
         }

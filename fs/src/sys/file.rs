@@ -2,7 +2,7 @@
 
 use std::os::fd::BorrowedFd;
 
-use super::{Errno, Result, check, check_int, raw};
+use super::{Errno, Result, check, check_int, is_missing, raw};
 
 /// pread(2); may return fewer bytes, 0 at end of file.
 pub fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
@@ -93,6 +93,8 @@ pub fn copy_range(
         libc::copy_file_range(raw(from), &raw mut off_in, raw(to), &raw mut off_out, len, 0)
     } as i64)
     .map(|n| n as usize)
+    // Forbidden by a seccomp profile: as good as a filesystem that cannot.
+    .map_err(|e| if is_missing(e) { Errno::EOPNOTSUPP } else { e })
 }
 
 /// Shares all blocks of `from` with `to` (ioctl_ficlone(2)); fails where the filesystem cannot.

@@ -126,7 +126,9 @@ pub fn in_child(f: impl FnOnce() -> bool) -> Result<bool> {
     if pid == 0 {
         // SAFETY: plain calls; nothing of ours is used by descriptor from here on.
         unsafe {
-            libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32);
+            if libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, 0u32) != 0 {
+                close_all();
+            }
             let code = if f() { 0 } else { 1 };
             libc::_exit(code);
         }
@@ -139,6 +141,19 @@ pub fn in_child(f: impl FnOnce() -> bool) -> Result<bool> {
         }
     }
     if libc::WIFEXITED(status) { Ok(libc::WEXITSTATUS(status) == 0) } else { Err(Errno::EINTR) }
+}
+
+/// Closes every descriptor but the standard ones, one by one (before Linux 5.9, or where a seccomp
+/// profile is older than that).
+fn close_all() {
+    let mut lim = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid pointer; the caller has given up all its descriptors.
+    unsafe {
+        libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut lim);
+        for fd in 3..i32::try_from(lim.rlim_cur).unwrap_or(i32::MAX) {
+            libc::close(fd);
+        }
+    }
 }
 
 /// Waits until a child has ended (waitpid(2)); how it ended is of no interest.

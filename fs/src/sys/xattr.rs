@@ -2,14 +2,14 @@
 //!
 //! Linux 6.13 has `getxattrat(2)` and its sisters. Before that there is no such call; a thread then
 //! takes a working directory of its own (`unshare(CLONE_FS)`), changes into the directory and uses
-//! the `l*xattr` calls with the bare name. An empty name means the descriptor itself.
+//! the `l*xattr` calls with the bare name (or, where that is forbidden too, a path through `/proc`). An empty name means the descriptor itself.
 
 use std::cell::Cell;
 use std::ffi::CStr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::OnceLock;
 
-use super::{Errno, Result, check, check_int, raw, with_cstr};
+use super::{Errno, Result, check, check_int, is_missing, raw, with_cstr};
 
 /// Largest value Linux stores (`XATTR_SIZE_MAX`), bytes.
 pub const SIZE_MAX: usize = 65536;
@@ -46,7 +46,7 @@ fn have_at_calls() -> bool {
                 0usize,
             )
         };
-        rc >= 0 || !matches!(Errno::last(), Errno::ENOSYS | Errno::EPERM)
+        !check(rc).is_err_and(is_missing)
     })
 }
 
@@ -55,6 +55,9 @@ thread_local! {
 }
 
 /// Gives this thread a working directory of its own and changes it to `dir`.
+///
+/// # Errors
+/// `EPERM` where a seccomp profile forbids `unshare(CLONE_FS)`.
 fn enter(dir: BorrowedFd<'_>) -> Result<()> {
     if !OWN_CWD.get() {
         // SAFETY: plain call; only the calling thread is affected.
@@ -63,6 +66,20 @@ fn enter(dir: BorrowedFd<'_>) -> Result<()> {
     }
     // SAFETY: plain call.
     check_int(unsafe { libc::fchdir(raw(dir)) }).map(drop)
+}
+
+/// Runs `f` on a path that leads to `name` in `dir`: the bare name after changing into the directory,
+/// or, where that is not allowed, one through `/proc`.
+fn at<T>(dir: BorrowedFd<'_>, name: &CStr, f: impl FnOnce(&CStr) -> Result<T>) -> Result<T> {
+    match enter(dir) {
+        Ok(()) => f(name),
+        Err(e) if is_missing(e) => {
+            let path =
+                [format!("/proc/self/fd/{}/", raw(dir)).as_bytes(), name.to_bytes()].concat();
+            with_cstr(&path, f)
+        }
+        Err(e) => Err(e),
+    }
 }
 
 /// Repeats `call` with a larger buffer until the value fits.
@@ -109,12 +126,12 @@ fn get_once(dir: BorrowedFd<'_>, n: &CStr, a: &CStr, buf: &mut [u8]) -> Result<u
             libc::fgetxattr(dir.as_raw_fd(), a.as_ptr(), buf.as_mut_ptr().cast(), buf.len())
         } as i64)
     } else {
-        enter(dir)?;
-        // SAFETY: valid C strings and buffer.
-        check(
-            unsafe { libc::lgetxattr(n.as_ptr(), a.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) }
-                as i64,
-        )
+        at(dir, n, |n| {
+            // SAFETY: valid C strings and buffer.
+            check(unsafe {
+                libc::lgetxattr(n.as_ptr(), a.as_ptr(), buf.as_mut_ptr().cast(), buf.len())
+            } as i64)
+        })
     };
     rc.map(|n| n as usize)
 }
@@ -141,10 +158,12 @@ pub fn list(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Vec<u8>> {
                     libc::flistxattr(dir.as_raw_fd(), buf.as_mut_ptr().cast(), buf.len())
                 } as i64)
             } else {
-                enter(dir)?;
-                // SAFETY: valid C string and buffer.
-                check(unsafe { libc::llistxattr(n.as_ptr(), buf.as_mut_ptr().cast(), buf.len()) }
-                    as i64)
+                at(dir, n, |n| {
+                    // SAFETY: valid C string and buffer.
+                    check(unsafe {
+                        libc::llistxattr(n.as_ptr(), buf.as_mut_ptr().cast(), buf.len())
+                    } as i64)
+                })
             };
             rc.map(|n| n as usize)
         })
@@ -183,9 +202,11 @@ pub fn set(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8], value: &[u8], flags: i
                 })
                 .map(drop);
             }
-            enter(dir)?;
-            // SAFETY: valid C strings and buffer.
-            check_int(unsafe { libc::lsetxattr(n.as_ptr(), a.as_ptr(), v, len, flags) }).map(drop)
+            at(dir, n, |n| {
+                // SAFETY: valid C strings and buffer.
+                check_int(unsafe { libc::lsetxattr(n.as_ptr(), a.as_ptr(), v, len, flags) })
+                    .map(drop)
+            })
         })
     })
 }
@@ -206,9 +227,10 @@ pub fn remove(dir: BorrowedFd<'_>, name: &[u8], attr: &[u8]) -> Result<()> {
                 return check_int(unsafe { libc::fremovexattr(dir.as_raw_fd(), a.as_ptr()) })
                     .map(drop);
             }
-            enter(dir)?;
-            // SAFETY: valid C strings.
-            check_int(unsafe { libc::lremovexattr(n.as_ptr(), a.as_ptr()) }).map(drop)
+            at(dir, n, |n| {
+                // SAFETY: valid C strings.
+                check_int(unsafe { libc::lremovexattr(n.as_ptr(), a.as_ptr()) }).map(drop)
+            })
         })
     })
 }

@@ -11,8 +11,8 @@ use std::path::Path;
 mod process;
 
 pub use process::{
-    Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, kill, open_program,
-    ready_pipe, wait_readable,
+    Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, forbid_calls, kill,
+    open_program, ready_pipe, wait_readable,
 };
 
 pub use libc;

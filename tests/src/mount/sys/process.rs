@@ -237,3 +237,35 @@ fn write_all(fd: &OwnedFd, mut data: &[u8]) -> R<()> {
     }
     Ok(())
 }
+
+/// Makes the program of `cmd` meet a seccomp filter under which these system calls fail with `errno`.
+pub fn forbid_calls(cmd: &mut std::process::Command, calls: &[libc::c_long], errno: Errno) {
+    use std::os::unix::process::CommandExt;
+    const LOAD: u16 = (libc::BPF_LD | libc::BPF_W | libc::BPF_ABS) as u16;
+    const JUMP_IF_EQUAL: u16 = (libc::BPF_JMP | libc::BPF_JEQ | libc::BPF_K) as u16;
+    const RETURN: u16 = (libc::BPF_RET | libc::BPF_K) as u16;
+    let step = |code, k, jf| libc::sock_filter { code, jt: 0, jf, k };
+    // The number of the call is the first field of struct seccomp_data.
+    let mut program = vec![step(LOAD, 0, 0)];
+    for call in calls {
+        program.push(step(JUMP_IF_EQUAL, *call as u32, 1));
+        program.push(step(RETURN, libc::SECCOMP_RET_ERRNO | errno as u32, 0));
+    }
+    program.push(step(RETURN, libc::SECCOMP_RET_ALLOW, 0));
+    let install = move || {
+        let filter =
+            libc::sock_fprog { len: program.len() as u16, filter: program.as_ptr().cast_mut() };
+        // SAFETY: the program lives as long as the closure, and the kernel copies it.
+        unsafe {
+            if libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) != 0
+                || libc::prctl(libc::PR_SET_SECCOMP, libc::SECCOMP_MODE_FILTER, &raw const filter)
+                    != 0
+            {
+                return Err(io::Error::last_os_error());
+            }
+        }
+        Ok(())
+    };
+    // SAFETY: two system calls and no allocation.
+    unsafe { cmd.pre_exec(install) };
+}
