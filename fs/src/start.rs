@@ -15,7 +15,7 @@ use crate::layer::hostdir::{HostLayer, View};
 use crate::options::Options;
 use crate::overlay::{Overlay, Settings};
 use crate::sys::{self, Errno};
-use crate::upper::Upper;
+use crate::upper::{self, Upper};
 
 /// Why a union cannot be opened.
 #[derive(Debug, thiserror::Error)]
@@ -53,6 +53,9 @@ pub enum StartError {
     /// The upper cannot be used.
     #[error("cannot prepare workdir {path}: {why}", path = .0.display(), why = .1.desc())]
     Work(PathBuf, Errno),
+    /// Kernel overlayfs keeps the hard links of this upper in a form that we do not read.
+    #[error("workdir {path} holds an index of hard links by kernel overlayfs (index=on), without which names in the upper would show old content; mount it with kernel overlayfs, or remove {path}/index to give those links up", path = .0.display())]
+    KernelIndex(PathBuf),
     /// `xino=on` over an upper that has no place for it.
     #[error("xino=on needs an upperdir with extended attributes, and {path} has none; leave xino out, or use another filesystem", path = .0.display())]
     Forgetful(PathBuf),
@@ -217,9 +220,9 @@ fn build(
     Overlay::new(layers, upper, fds, settings).map_err(StartError::Layers)
 }
 
-fn open_upper(options: &Options, upper: Opened, work: &Opened) -> Result<Upper, StartError> {
+fn open_upper(options: &Options, upper_dir: Opened, work: &Opened) -> Result<Upper, StartError> {
     let failed = |e| StartError::Work(work.path.clone(), e);
-    for dir in [&upper, work] {
+    for dir in [&upper_dir, work] {
         // Whoever has unmounted gives the upper's lock up at once, and that of the work directory when
         // everything is on the disk. The first decides whether the layers are in use.
         let patience = if std::ptr::eq(dir, work) { LAST_WRITES } else { Duration::ZERO };
@@ -237,12 +240,15 @@ fn open_upper(options: &Options, upper: Opened, work: &Opened) -> Result<Upper, 
             return Err(StartError::Incompatible(work.path.clone(), name));
         }
     }
+    if upper::has_kernel_index(work.fd.as_fd()).map_err(failed)? {
+        return Err(StartError::KernelIndex(work.path.clone()));
+    }
     // The work directory's lock lives as long as its descriptor does.
     let keep = work.fd.try_clone().map_err(|_| failed(Errno::EMFILE))?;
     let opened =
-        Upper::open(upper.fd, keep, options.volatile, options.user_marks).map_err(failed)?;
+        Upper::open(upper_dir.fd, keep, options.volatile, options.user_marks).map_err(failed)?;
     if options.lasting_ino && opened.features().namespace == Namespace::None {
-        return Err(StartError::Forgetful(upper.path));
+        return Err(StartError::Forgetful(upper_dir.path));
     }
     if options.no_index && !opened.indexed().map_err(failed)?.is_empty() {
         return Err(StartError::Indexed(work.path.clone()));

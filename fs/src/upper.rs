@@ -17,6 +17,10 @@ use crate::partial::Records;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, NAME_MAX, Result};
 
+mod foreign;
+
+pub use foreign::has_kernel_index;
+
 mod incompat;
 
 /// How deletions are recorded.

@@ -122,6 +122,28 @@ as_root!(a_hard_link_made_by_the_kernel_is_one_file, |w| {
     });
 });
 
+as_root!(an_index_of_the_kernel_is_not_overlooked, |w| {
+    w.put(1, "a", "old");
+    sys::link(w.l(1, "a"), w.l(1, "b")).unwrap();
+    kernel(w, "index=on", |w| std::fs::write(w.m("a"), "new").unwrap());
+    let mounted = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| w.mount()));
+    if mounted.is_ok() {
+        assert_eq!(cat(w.m("b")), "new");
+        return;
+    }
+    std::fs::remove_dir_all(w.dir.join("work/index")).unwrap();
+    ours(w, |w| assert_eq!(cat(w.m("a")) + &cat(w.m("b")), "newold"));
+});
+
+as_root!(an_empty_index_of_the_kernel_is_no_hindrance, |w| {
+    w.put(1, "d/a", "old");
+    kernel(w, "index=on,nfs_export=on", |w| {
+        std::fs::write(w.m("d/a"), "new").unwrap();
+        std::fs::remove_dir_all(w.m("d")).unwrap();
+    });
+    ours(w, |w| assert!(sys::names(w.m("")).unwrap().is_empty()));
+});
+
 as_root!(filesystems_inside_a_lower_do_not_share_inode_numbers, |w| {
     for d in ["A", "B"] {
         let at = w.l(1, d);

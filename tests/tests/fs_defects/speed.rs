@@ -1,4 +1,4 @@
-//! What must not cost in proportion to the data (D22, D25–D28, D36): counted, not timed, wherever
+//! What must not cost in proportion to the data (D22, D25–D28, D35, D36): counted, not timed, wherever
 //! counting is possible.
 
 use std::path::Path;
@@ -209,4 +209,45 @@ both!(d36_five_hundred_layers, |w| {
     w.remount();
     assert_eq!(sys::names(w.m("")).unwrap(), ["e"]);
     assert_eq!(cat(w.m("e/f250")), "250");
+});
+
+both!(d35_the_upper_holds_the_changes_and_nothing_else, |w| {
+    for dir in ["etc", "usr/bin", "usr/share/doc", "var/lib"] {
+        for n in 0..50 {
+            w.put(1, &format!("{dir}/f{n}"), "x");
+        }
+    }
+    w.mount();
+    // Looking at all of it leaves nothing behind: a diff is a scan of the upper, not of the image.
+    drop(w.view());
+    std::fs::write(w.m("etc/f7"), "changed").unwrap();
+    sys::unlink(w.m("usr/share/doc/f9")).unwrap();
+    put(&w.m("var/lib/new"), "new");
+    w.remount();
+    drop(w.view());
+    w.unmount();
+    let mut found = Vec::new();
+    let mut todo = vec![w.u("")];
+    while let Some(dir) = todo.pop() {
+        for entry in std::fs::read_dir(&dir).unwrap().flatten() {
+            let path = entry.path();
+            if entry.file_type().unwrap().is_dir() {
+                todo.push(path.clone());
+            }
+            found.push(path.strip_prefix(w.u("")).unwrap().display().to_string());
+        }
+    }
+    found.sort();
+    let want = [
+        "etc",
+        "etc/f7",
+        "usr",
+        "usr/share",
+        "usr/share/doc",
+        "usr/share/doc/f9",
+        "var",
+        "var/lib",
+        "var/lib/new",
+    ];
+    assert_eq!(found, want);
 });
