@@ -4,6 +4,7 @@
 //! that hide names of the layers below it. It is never written. Positions in a layer ([`LowerRef`])
 //! are stable for the life of a mount, because a layer does not change.
 
+pub mod gather;
 pub mod hostdir;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -50,6 +51,8 @@ pub struct Listed<'a> {
     pub name: &'a [u8],
     /// Its inode number in the layer (0 for a whiteout).
     pub ino: u64,
+    /// The device number (`st_dev`) that the inode numbers of this listing belong to.
+    pub dev: u64,
     /// Its type; `None` for a whiteout.
     pub kind: Option<Kind>,
 }
@@ -90,8 +93,6 @@ pub struct Metacopy {
 pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Its root directory.
     fn root(&self) -> LowerRef;
-    /// The device number (`st_dev`) that the inode numbers listed in `dir` belong to.
-    fn dev(&self, dir: &LowerRef) -> Result<u64>;
     /// What it holds under `name` in `dir`.
     fn lookup(&self, dir: &LowerRef, name: &[u8]) -> Result<Found>;
     /// The position of `name`, which a listing of `dir` has just shown to be a `kind`.

@@ -19,6 +19,7 @@ use crate::format::{self, Mark};
 use crate::ident::{FileKey, FsTable, LayerId, NodeId, ShortInos};
 use crate::idmap::{IdMap, Mapped};
 use crate::inode::{DirPart, Link, Names, Node, Place, State, Table};
+use crate::layer::gather::Gatherer;
 use crate::layer::{Layer, LowerRef};
 use crate::ownership::Ownership;
 use crate::sys::{self, Errno, Result};
@@ -96,7 +97,8 @@ pub struct Overlay {
     settings: Settings,
     /// Inode numbers of 32 bits, where asked for.
     short: Option<ShortInos>,
-    lowers: Vec<Box<dyn Layer>>,
+    lowers: Arc<[Box<dyn Layer>]>,
+    gatherer: Gatherer,
     upper: Option<Upper>,
     fs: RwLock<FsTable>,
     nodes: Table,
@@ -141,8 +143,8 @@ impl Overlay {
                 true => 0,
                 false => sys::dir::lasting_fsid(layer.root_fd())?,
             };
-            let ino = layer.attr(&root)?.ino;
-            fs.add_root(layer.dev(&root)?, ino, layer.birth_time(&root)?, uuid);
+            let attr = layer.attr(&root)?;
+            fs.add_root(attr.dev, attr.ino, layer.birth_time(&root)?, uuid);
         }
         fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
@@ -176,7 +178,9 @@ impl Overlay {
         };
         let fs = RwLock::new(fs);
         let indexed = Mutex::new(indexed);
+        let lowers: Arc<[Box<dyn Layer>]> = lowers.into();
         Ok(Overlay {
+            gatherer: Gatherer::new(Arc::clone(&lowers)),
             indexed,
             short: settings.short_ino.then(ShortInos::default),
             settings,

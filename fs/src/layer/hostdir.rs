@@ -13,6 +13,7 @@ use crate::fdcache::{DirKey, FdCache};
 use crate::format::{self, Mark};
 use crate::ident::LayerId;
 use crate::ownership::Ownership;
+use crate::sys::dir::RawEntry;
 use crate::sys::{self, Errno, Result};
 
 /// A directory of a host tree: its place is its chain of names.
@@ -70,29 +71,39 @@ impl HostLayer {
         Ok(HostLayer { id, dev, root_fd, root, fds, view, overflow: sys::process::overflow_ids() })
     }
 
-    /// The directory's descriptor, opened again from the nearest open ancestor when it was closed.
+    /// The directory's descriptor, opened again when it was closed.
     fn dir_fd(&self, dir: &Arc<HostDir>) -> Result<Arc<OwnedFd>> {
         if let Some(fd) = self.fds.get(dir.key) {
             return Ok(fd);
         }
-        let mut missing = vec![dir];
+        let fd = self.open_dir(dir)?;
+        self.fds.put(dir.key, &fd);
+        Ok(fd)
+    }
+
+    /// Opens a directory from its nearest open ancestor; what is opened on the way is kept.
+    fn open_dir(&self, dir: &Arc<HostDir>) -> Result<Arc<OwnedFd>> {
+        let Some(parent) = &dir.parent else {
+            return Ok(Arc::new(sys::dir::open_dir(self.root_fd.as_fd(), b".")?));
+        };
+        let base = self.parent_fd(parent)?;
+        Ok(Arc::new(sys::dir::open_dir(base.as_fd(), &dir.name)?))
+    }
+
+    fn parent_fd(&self, dir: &Arc<HostDir>) -> Result<Arc<OwnedFd>> {
+        let mut missing = Vec::new();
         let mut at = dir;
         let mut base = loop {
-            match &at.parent {
-                None => {
-                    missing.pop();
-                    let fd = Arc::new(self.root_fd.try_clone().map_err(|_| Errno::EMFILE)?);
-                    self.fds.put(at.key, &fd);
-                    break fd;
-                }
-                Some(parent) => match self.fds.get(parent.key) {
-                    Some(fd) => break fd,
-                    None => {
-                        missing.push(parent);
-                        at = parent;
-                    }
-                },
+            if let Some(fd) = self.fds.get(at.key) {
+                break fd;
             }
+            let Some(parent) = &at.parent else {
+                let fd = Arc::new(self.root_fd.try_clone().map_err(|_| Errno::EMFILE)?);
+                self.fds.put(at.key, &fd);
+                break fd;
+            };
+            missing.push(at);
+            at = parent;
         };
         for dir in missing.into_iter().rev() {
             base = Arc::new(sys::dir::open_dir(base.as_fd(), &dir.name)?);
@@ -153,10 +164,6 @@ impl Layer for HostLayer {
         LowerRef { layer: self.id, at: At::HostDir(Arc::clone(&self.root)) }
     }
 
-    fn dev(&self, at: &LowerRef) -> Result<u64> {
-        Ok(sys::dir::fstat(self.dir_fd(self.dir(at)?)?.as_fd())?.dev)
-    }
-
     fn lookup(&self, at: &LowerRef, name: &[u8]) -> Result<Found> {
         let dir = self.dir(at)?;
         if dir.foreign || name.starts_with(format::AUFS_WHITEOUT) {
@@ -211,15 +218,19 @@ impl Layer for HostLayer {
         if dir.foreign {
             return Ok(DirMarks { opaque: true, ..DirMarks::default() });
         }
-        let fd = self.dir_fd(dir)?;
+        // A descriptor that nobody else has yet can be read as it is, and is kept afterwards.
+        let cached = self.fds.get(dir.key);
+        let fresh = cached.is_none();
+        let fd = cached.map_or_else(|| self.open_dir(dir), Ok)?;
+        let dev = sys::dir::fstat(fd.as_fd())?.dev;
         let marks = format::dir_marks(fd.as_fd(), b"")?;
         let xwhiteouts = marks.xwhiteouts;
         let mut opaque = marks.opaque;
-        sys::dir::list(fd.as_fd(), |e| {
+        let mut each = |e: RawEntry<'_>| {
             if e.name.starts_with(format::AUFS_WHITEOUT) {
                 opaque |= e.name == format::AUFS_OPAQUE;
                 return match format::aufs_hidden(e.name) {
-                    Some(name) => sink(Listed { name, ino: 0, kind: None }),
+                    Some(name) => sink(Listed { name, ino: 0, dev, kind: None }),
                     None => Ok(()),
                 };
             }
@@ -239,12 +250,18 @@ impl Layer for HostLayer {
                     return Ok(());
                 }
                 if self.is_whiteout(fd.as_fd(), e.name, &attr)? {
-                    return sink(Listed { name: e.name, ino: 0, kind: None });
+                    return sink(Listed { name: e.name, ino: 0, dev, kind: None });
                 }
                 kind = Some(attr.kind);
             }
-            sink(Listed { name: e.name, ino: e.ino, kind })
-        })?;
+            sink(Listed { name: e.name, ino: e.ino, dev, kind })
+        };
+        if fresh {
+            sys::dir::list_once(fd.as_fd(), &mut each)?;
+            self.fds.put(dir.key, &fd);
+        } else {
+            sys::dir::list(fd.as_fd(), each)?;
+        }
         Ok(DirMarks { opaque, redirect: marks.redirect, impure: marks.impure })
     }
 

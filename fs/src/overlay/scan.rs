@@ -10,7 +10,7 @@ use crate::attr::Kind;
 use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, LayerId};
 use crate::inode::{Names, Node};
-use crate::layer::{DirMarks, Found, LowerRef};
+use crate::layer::{DirMarks, Found, Listed, LowerRef};
 use crate::merge::Merged;
 use crate::sys::{self, Errno, Result};
 use crate::upper::WhiteoutForm;
@@ -18,6 +18,9 @@ use crate::upper::WhiteoutForm;
 /// Redirects that lead to redirects are followed this often (one layer each) before the layers are
 /// taken to be corrupt.
 const MOST_REDIRECTS: usize = 64;
+
+/// So many lowers are listed by several threads.
+const GATHER_FROM: usize = 4;
 
 impl Overlay {
     /// Locks the names of a directory, merging them first if nobody has yet.
@@ -60,23 +63,36 @@ impl Overlay {
                 resolved = true;
             }
         }
+        let mut gathered = Vec::new();
+        if lowers.len() >= GATHER_FROM {
+            gathered = self.gatherer.list(&lowers);
+        }
         let mut impure = Vec::new();
         let mut at = 0;
         while let Some(dir) = lowers.get(at).cloned() {
             let number = at as u16;
-            let layer = self.layer(dir.layer)?;
-            let fs = self.fs_number(layer.dev(&dir)?);
-            let marks = layer.list(&dir, &mut |e| {
+            let mut fs = None;
+            let mut sink = |e: Listed<'_>| {
+                let fs = *fs.get_or_insert_with(|| self.fs_number(e.dev));
                 let ino = FileKey { fs, ino: e.ino }.shown().0;
                 merged.scan_lower(e.name, e.kind, ino, number);
                 Ok(())
-            })?;
+            };
+            let marks = match gathered.get_mut(at).and_then(Option::take) {
+                Some(listing) => {
+                    let listing = listing?;
+                    listing.each(&mut sink)?;
+                    listing.marks
+                }
+                None => self.layer(dir.layer)?.list(&dir, &mut sink)?,
+            };
             impure.push(marks.impure);
             at += 1;
             if marks.opaque {
                 lowers.truncate(at);
             } else if let (Some(target), false) = (&marks.redirect, resolved) {
                 lowers.truncate(at);
+                gathered.clear();
                 lowers.extend(self.beyond(&dir, target, &node.dir()?.parent_lowers, 0)?);
                 resolved = true;
             }

@@ -374,12 +374,22 @@ pub fn list(dir: BorrowedFd<'_>, mut sink: impl FnMut(RawEntry<'_>) -> Result<()
         Err(Errno::EPERM) => openat(dir, b".", flags, 0)?,
         other => other?,
     };
+    list_once(own_fd.as_fd(), &mut sink)
+}
+
+/// The same, by a descriptor that was just opened and that nobody else reads from. Opened with
+/// `O_PATH` only, for want of permission to list: `EACCES`.
+pub fn list_once(
+    dir: BorrowedFd<'_>,
+    sink: &mut dyn FnMut(RawEntry<'_>) -> Result<()>,
+) -> Result<()> {
     let mut buf = vec![0u8; DENTS_BUFFER];
     loop {
         // SAFETY: the buffer is as long as stated.
         let n = check(unsafe {
-            libc::syscall(libc::SYS_getdents64, raw(own_fd.as_fd()), buf.as_mut_ptr(), buf.len())
-        })? as usize;
+            libc::syscall(libc::SYS_getdents64, raw(dir), buf.as_mut_ptr(), buf.len())
+        })
+        .map_err(|e| if e == Errno::EBADF { Errno::EACCES } else { e })? as usize;
         if n == 0 {
             return Ok(());
         }
