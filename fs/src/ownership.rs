@@ -239,10 +239,12 @@ impl Ownership {
 
     /// Makes a special file, or a placeholder where the host refuses one.
     pub fn mknod(self, dir: BorrowedFd<'_>, name: &[u8], mode: u32, rdev: u64) -> Result<()> {
-        if Kind::from_mode(mode) == Kind::Char && rdev == 0 {
-            return stand_in(dir, name, mode);
-        }
-        match sys::dir::mknodat(dir, name, mode, rdev) {
+        let made = if Kind::from_mode(mode) == Kind::Char && rdev == 0 {
+            stand_in(dir, name, mode)
+        } else {
+            sys::dir::mknodat(dir, name, mode, rdev)
+        };
+        match made {
             Err(e) if refused(e) && self != Ownership::Native => {}
             other => return other,
         }

@@ -273,6 +273,26 @@ as_root!(owners_kept_in_the_security_namespace, |w| {
     assert_eq!(sys::getxattr(w.u("mylink"), SECURITY).unwrap(), b"31:32:0777:symlink");
 });
 
+both!(a_device_that_would_be_a_whiteout_can_be_kept, |w| {
+    if w.sut != Sut::Cowlfs {
+        return;
+    }
+    w.options = vec!["xattr_permissions=2".into()];
+    w.mount();
+    sys::mknod(w.m("dev"), libc::S_IFCHR | 0o640, 0).unwrap();
+    sys::chmod(w.m("dev"), 0o604).unwrap();
+    sys::rename(w.m("dev"), w.m("moved"), 0).unwrap();
+    let check = |w: &World| {
+        assert_eq!(looks(&w.m("moved")), (libc::S_IFCHR | 0o604, 0, 0, 0));
+        assert_eq!(sys::names(w.m("")).unwrap(), ["moved"]);
+    };
+    check(w);
+    w.remount();
+    check(w);
+    sys::unlink(w.m("moved")).unwrap();
+    assert!(sys::names(w.u("")).unwrap().is_empty());
+});
+
 both!(a_layer_that_keeps_owners_says_so_itself, |w| {
     w.put(1, "f", "x");
     w.put(0, "g", "x");
