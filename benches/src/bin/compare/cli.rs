@@ -38,7 +38,7 @@ pub struct Args {
     /// How often [default: 5, with --quick 3, with --tiny 1]
     #[arg(long)]
     pub reps: Option<usize>,
-    /// Smaller sizes: about two minutes
+    /// Smaller sizes: two to three minutes
     #[arg(long, conflicts_with = "tiny")]
     pub quick: bool,
     /// Tiny sizes, to see that everything works; the figures mean nothing

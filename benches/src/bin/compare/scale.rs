@@ -66,12 +66,12 @@ impl Scale {
         }
     }
 
-    /// About two minutes for four systems; copy-up up to 64 MiB.
+    /// Two to three minutes for four systems; copy-up up to 64 MiB.
     pub fn quick() -> Scale {
         Scale {
             name: "quick".into(),
-            files: 4_000,
-            walk: 8_000,
+            files: 3_000,
+            walk: 5_000,
             big: 128 * MIB,
             random: 20_000,
             names: 3_000,
