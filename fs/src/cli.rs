@@ -8,19 +8,25 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use crate::options::{OptionError, Options, list};
+use crate::options::{Io, OptionError, Options, list};
+use crate::overlay::Overlay;
 use crate::serve::mount::{Mount, MountError, MountOptions, mount, remount};
-use crate::serve::{Policy, Session};
+use crate::serve::probe::ask_kernel;
+use crate::serve::{Policy, Session, explain, negotiate};
 use crate::start::{StartError, open_union};
 use crate::sys::{self, Errno};
 
 const USAGE: &str = "\
 usage: cowlfs [-f] [--ready-fd FD] -o OPTION[,OPTION…] [SOURCE] MOUNTPOINT
        cowlfs --complete -o lowerdir=…,upperdir=…,workdir=…
+       cowlfs --probe [-o OPTION,…]
 
 Mounts a union of directories, copying on write.
 
   -f               stay in the foreground
+  -d, --debug      stay in the foreground; say what was chosen and why, and at the end which
+                   requests were answered
+  --probe          say what the kernel and the layers can do and what would be chosen, and why
   --ready-fd FD    write one byte to FD once the mount is usable
   -o OPTION,…      see below; may be repeated
   --complete       give files that copyup=block or metacopy=on left without (some of) their
@@ -50,6 +56,8 @@ enum Failure {
     System(&'static str, Errno),
     #[error("cannot complete {0} in the upper: {why}; the lowers must be those that it was written over", why = .1.desc())]
     Complete(String, Errno),
+    #[error("io=passthrough is not possible here: {0}; use io=auto or io=cached")]
+    Passthrough(&'static str),
     #[error("the kernel ended the conversation: {why}", why = .0.desc())]
     Session(Errno),
 }
@@ -57,6 +65,8 @@ enum Failure {
 /// What the arguments ask for.
 struct Arguments {
     foreground: bool,
+    /// Say what happens on standard error.
+    debug: bool,
     ready: Option<i32>,
     options: Options,
     mountpoint: PathBuf,
@@ -66,11 +76,12 @@ enum Request {
     Say(String),
     Complete(Box<Options>),
     Mount(Box<Arguments>),
+    Probe(Box<Options>),
 }
 
 fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
     let usage = |text: &str| Failure::Usage(text.into());
-    let (mut foreground, mut ready) = (false, None);
+    let (mut foreground, mut debug, mut probe, mut ready) = (false, false, false, None);
     let mut complete = false;
     let mut options = Options::default();
     let mut positional: Vec<PathBuf> = Vec::new();
@@ -85,8 +96,7 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
         match bytes {
             b"--" => only_positional = true,
             b"-f" | b"--foreground" => foreground = true,
-            // fuse-overlayfs's debug output means staying in the foreground, too.
-            b"-d" | b"--debug" => foreground = true,
+            b"-d" | b"--debug" => (foreground, debug) = (true, true),
             b"--complete" => complete = true,
             b"-s" => {} // libfuse's "one thread": the answers are the same
             b"-h" | b"--help" => return Ok(Request::Say(USAGE.to_owned() + &list::help())),
@@ -94,6 +104,7 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
             b"-V" | b"--version" => {
                 return Ok(Request::Say(format!("cowlfs {}\n", env!("CARGO_PKG_VERSION"))));
             }
+            b"--probe" => probe = true,
             b"-o" => {
                 let value = args.next().ok_or_else(|| usage("-o needs options"))?;
                 options.add(value.as_bytes())?;
@@ -120,6 +131,12 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
         }
         return Ok(Request::Complete(Box::new(options)));
     }
+    if probe {
+        if !options.lowers.is_empty() {
+            options.check()?;
+        }
+        return Ok(Request::Probe(Box::new(options)));
+    }
     // mount(8) calls a helper with the source before the mount point.
     let mountpoint = match positional.len() {
         0 => return Err(usage("no mount point given")),
@@ -127,7 +144,7 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
         _ => return Err(usage("more than one mount point given")),
     };
     options.check()?;
-    Ok(Request::Mount(Box::new(Arguments { foreground, ready, options, mountpoint })))
+    Ok(Request::Mount(Box::new(Arguments { foreground, debug, ready, options, mountpoint })))
 }
 
 /// Runs the program; returns its exit status.
@@ -139,6 +156,7 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         }
         Ok(Request::Mount(arguments)) => run(*arguments),
         Ok(Request::Complete(options)) => complete(&options),
+        Ok(Request::Probe(options)) => probe(*options),
         Err(e) => Err(e),
     };
     match done {
@@ -161,6 +179,63 @@ fn complete(options: &Options) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// `--probe`: says what is possible here and what would be chosen.
+fn probe(mut options: Options) -> Result<ExitCode, Failure> {
+    let offer =
+        ask_kernel().map_err(|e| Failure::System("ask the kernel what its FUSE can do", e))?;
+    let (major, minor) = offer.version;
+    println!("FUSE protocol of the kernel: {major}.{minor}, flags {:#x}", offer.flags);
+    let machine = sys::process::rules_the_machine();
+    let (uid, _) = sys::process::ids();
+    let rights = match (machine, uid) {
+        (true, _) => "CAP_SYS_ADMIN in the initial user namespace",
+        (false, 0) => "root of a user namespace",
+        (false, _) => "an ordinary user: mounting needs fusermount3",
+    };
+    println!("rights: {rights}");
+    match offer.passthrough {
+        Ok(()) => println!("passthrough: possible (io=passthrough or io=auto)"),
+        Err(Errno::EOPNOTSUPP) => println!("passthrough: not possible (the kernel has none)"),
+        Err(e) => println!("passthrough: not possible ({})", e.desc()),
+    }
+    decide_io(&mut options)?;
+    let opened = (!options.lowers.is_empty()).then(|| open_union(&options, None)).transpose()?;
+    let mut policy = match &opened {
+        Some(overlay) => policy_for(&options, overlay),
+        None => Policy::new(true, !options.no_acl),
+    };
+    if policy.passthrough && offer.passthrough.is_err() {
+        policy.set_passthrough(false);
+    }
+    let agreed = negotiate(&policy, offer.flags, offer.max_readahead);
+    let lines = match &opened {
+        Some(overlay) => explain::all(&policy, &agreed, overlay),
+        None => explain::serving(&policy, &agreed),
+    };
+    for line in lines {
+        println!("{line}");
+    }
+    match opened.as_ref().and_then(|o| o.upper()) {
+        Some(upper) => {
+            upper.close().map_err(|e| Failure::System("finish the volatile upper", e))?;
+        }
+        None => println!("upper: not given (-o lowerdir=…,upperdir=…,workdir=… probes it)"),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn policy_for(options: &Options, overlay: &Overlay) -> Policy {
+    let acls = !options.no_acl && overlay.upper().is_none_or(|u| u.features().acls);
+    let mut policy = Policy::new(overlay.writable(), acls && !options.no_xattrs);
+    policy.writeback &= !options.no_writeback;
+    policy.xattrs = !options.no_xattrs;
+    if let Some(seconds) = options.timeout {
+        policy.set_timeout(seconds);
+    }
+    policy.set_passthrough(options.io == Io::Passthrough);
+    policy
+}
+
 fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
     for name in &arguments.options.unknown {
         eprintln!("cowlfs: warning: option {name} is not known and has no effect");
@@ -174,6 +249,7 @@ fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
         remount(&arguments.mountpoint, flags)?;
         return Ok(ExitCode::SUCCESS);
     }
+    decide_io(&mut arguments.options)?;
     let ready = arguments
         .ready
         .map(|fd| sys::fuse::adopt(fd).map_err(|e| Failure::System("use the ready descriptor", e)))
@@ -202,6 +278,22 @@ fn run(mut arguments: Arguments) -> Result<ExitCode, Failure> {
             }
         }
     }
+}
+
+/// Passthrough or not: the kernel lets only the machine's own administrator hand it files.
+fn decide_io(options: &mut Options) -> Result<(), Failure> {
+    let allowed = sys::process::rules_the_machine();
+    options.io = match options.io {
+        Io::Passthrough if !allowed => {
+            return Err(Failure::Passthrough(
+                "it needs CAP_SYS_ADMIN in the initial user namespace",
+            ));
+        }
+        Io::Passthrough => Io::Passthrough,
+        Io::Auto if allowed => Io::Passthrough,
+        Io::Auto | Io::Cached => Io::Cached,
+    };
+    Ok(())
 }
 
 fn mount_options(options: &Options) -> MountOptions {
@@ -235,18 +327,13 @@ fn serve(
     parent: Option<OwnedFd>,
 ) -> Result<ExitCode, Failure> {
     let options = &arguments.options;
+    sys::process::large_blocks_apart();
     sys::process::clear_umask();
     sys::process::block_signals().map_err(|e| Failure::System("block signals", e))?;
     let path: &Path = &arguments.mountpoint;
     let overlay = open_union(options, Some(path))?;
-    let acls = !options.no_acl && overlay.upper().is_none_or(|u| u.features().acls);
-    let acls = acls && !options.no_xattrs;
-    let mut policy = Policy::new(overlay.writable(), acls);
-    policy.writeback &= !options.no_writeback;
-    policy.xattrs = !options.no_xattrs;
-    if let Some(seconds) = options.timeout {
-        policy.set_timeout(seconds);
-    }
+    let passthrough = options.io == Io::Passthrough;
+    let policy = policy_for(options, &overlay);
     let (mounted, device) = mount(path, &mount_options(options))?;
     let session = match Session::start(overlay, device, policy) {
         Ok(session) => Arc::new(session),
@@ -255,6 +342,15 @@ fn serve(
             return Err(Failure::Session(e));
         }
     };
+    if arguments.debug {
+        for line in session.explain() {
+            eprintln!("cowlfs: {line}");
+        }
+    }
+    if passthrough && let Err(e) = session.try_passthrough() {
+        mounted.unmount();
+        return Err(Failure::Passthrough(e.desc()));
+    }
     end_on_signal(&mounted)?;
     if parent.is_some() {
         // Errors have been told by now; from here on there is nobody to tell.
@@ -264,6 +360,9 @@ fn serve(
         announce(fd);
     }
     let done = session.run().map_err(Failure::Session);
+    if arguments.debug {
+        eprintln!("cowlfs: {}", session.requests());
+    }
     if let Some(upper) = session.overlay().upper() {
         // Whoever mounts the layers again waits for what is left to do, and does not think them used.
         upper.unlock();

@@ -15,6 +15,18 @@ pub mod list;
 
 use list::{FLAGS, Part};
 
+/// How the data of files gets to their readers and writers (`io=`).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Io {
+    /// Through us and the page cache of the mount; written pages are kept back for a while.
+    #[default]
+    Cached,
+    /// The kernel reads and writes the host's files itself.
+    Passthrough,
+    /// Passthrough where it is allowed, cached elsewhere.
+    Auto,
+}
+
 /// What the options ask for.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct Options {
@@ -30,6 +42,8 @@ pub struct Options {
     pub volatile: bool,
     /// `fsync=0`: answer fsync requests at once.
     pub no_fsync: bool,
+    /// `io=`.
+    pub io: Io,
     /// `noacl`: ACLs are neither enforced nor shown.
     pub no_acl: bool,
     /// `static_nlink`.
@@ -197,6 +211,13 @@ impl Options {
             "squash_to_gid" => self.ids.squash_gid = Some(number()?),
             "volatile" => self.volatile = true,
             "fsync" => self.no_fsync = value == b"0",
+            "io" => {
+                self.io = match value {
+                    b"passthrough" => Io::Passthrough,
+                    b"auto" => Io::Auto,
+                    _ => Io::Cached,
+                }
+            }
             "noacl" => self.no_acl = true,
             "static_nlink" => self.static_nlink = true,
             "timeout" => {
@@ -321,6 +342,8 @@ mod tests {
             "nfs_export=on",
             "verity=require",
             "plugins=x",
+            "io=fast",
+            "io=",
         ] {
             assert!(parse(bad).is_err(), "{bad}");
         }

@@ -26,6 +26,7 @@ use crate::sys::{self, Errno, Result};
 use crate::upper::Upper;
 
 mod attr;
+mod backing;
 mod copyup;
 mod create;
 mod data;
@@ -42,6 +43,7 @@ mod unlink;
 mod xattr;
 
 pub use attr::{SetAttr, StatFs, Unprivileged};
+pub use backing::Backing;
 pub use create::{Caller, NewNode};
 pub use readdir::DirEntry;
 pub use xattr::SetXattr;

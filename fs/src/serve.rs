@@ -5,14 +5,21 @@
 //! users see), `O_TMPFILE`, birth times by statx, and the kernel's word that a truncation must drop
 //! set-user-ID. What is negotiated and how long things may be cached stands in `policy`.
 
+mod count;
 mod dispatch;
+pub mod explain;
+mod opens;
 mod policy;
 mod pool;
+pub mod probe;
 mod reply;
 mod seek;
 mod session;
 mod settle;
 mod wire;
+
+/// `FUSE_NOTIFY_INVAL_INODE`.
+const NOTIFY_INVAL_INODE: i32 = 2;
 
 pub mod mount;
 

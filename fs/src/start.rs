@@ -12,7 +12,7 @@ use crate::format::Namespace;
 use crate::ident::LayerId;
 use crate::layer::Layer;
 use crate::layer::hostdir::{HostLayer, View};
-use crate::options::Options;
+use crate::options::{Io, Options};
 use crate::overlay::{Overlay, Settings};
 use crate::sys::{self, Errno};
 use crate::upper::{self, Upper};
@@ -50,6 +50,9 @@ pub enum StartError {
     /// The work directory was left by a filesystem that stores what we cannot read.
     #[error("workdir {path} holds work/incompat/{feature}, left by a filesystem with a feature that cowlfs does not know; use that, or another upper and workdir", path = .0.display(), feature = .1)]
     Incompatible(PathBuf, String),
+    /// A lower cannot be made safe to hand to the kernel.
+    #[error("cannot make a read-only view of lowerdir {path} for io=passthrough: {why}; use io=cached", path = .0.display(), why = .1.desc())]
+    View(PathBuf, Errno),
     /// The upper cannot be used.
     #[error("cannot prepare workdir {path}: {why}", path = .0.display(), why = .1.desc())]
     Work(PathBuf, Errno),
@@ -198,6 +201,12 @@ fn build(
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
     for (i, lower) in lowers.into_iter().enumerate() {
         let id = LayerId(i as u16);
+        let mut lower = lower;
+        if options.io == Io::Passthrough {
+            // The kernel opens its files again as it was asked to: not for writing, whatever happens.
+            lower.fd = sys::fuse::read_only_view(lower.fd.as_fd())
+                .map_err(|e| StartError::View(lower.path.clone(), e))?;
+        }
         let layer = HostLayer::new(lower.fd, id, Arc::clone(&fds), view.clone())
             .map_err(|e| StartError::Open { what: lower.what, path: lower.path, why: e.desc() })?;
         layers.push(Box::new(layer));

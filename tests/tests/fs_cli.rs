@@ -479,3 +479,61 @@ as_root!(an_ordinary_user_mounts_with_fusermount, |w| {
     unmount(w);
     assert_eq!(cat(w.l(1, "d/f")), "lower");
 });
+
+both!(probing_says_what_would_be_chosen_and_mounts_nothing, |w| {
+    if !ours(w) {
+        return;
+    }
+    w.put(1, "f", "lower");
+    let dir = w.dir.display();
+    let layers = format!("lowerdir={dir}/l0:{dir}/l1,upperdir={dir}/upper,workdir={dir}/work");
+    let (code, said) = run(w, &["--probe", "-o", &layers]);
+    assert_eq!(code, Some(0), "{said}");
+    for what in ["FUSE protocol of the kernel: 7.", "file data: write-back cache (", "marks: "] {
+        assert!(said.contains(what), "{what} is not in: {said}");
+    }
+    assert!(!mounted(w));
+    let (code, said) = run(w, &["--probe", "-o", &format!("timeout=3,lowerdir={dir}/l1")]);
+    assert_eq!(code, Some(0), "{said}");
+    assert!(said.contains("names and attributes: kept for 3 s (timeout=)"), "{said}");
+    assert!(said.contains("file data: read cache"), "{said}");
+    let privileged = said.contains("rights: CAP_SYS_ADMIN in the initial user namespace");
+    assert_eq!(privileged, w.mode == cowl_tests::mount::Mode::Root, "{said}");
+});
+
+both!(passthrough_is_refused_where_it_cannot_be, |w| {
+    if !ours(w) || w.mode == cowl_tests::mount::Mode::Root {
+        return;
+    }
+    let (code, said) = run(w, &["-f", "-o", "io=passthrough,lowerdir=l0", "mnt"]);
+    assert_eq!(code, Some(1), "{said}");
+    assert!(said.contains("io=passthrough is not possible here"), "{said}");
+    assert!(!mounted(w));
+    w.put(1, "f", "lower");
+    w.options.push("io=auto".into());
+    w.mount();
+    std::fs::write(w.m("f"), "upper").unwrap();
+    assert_eq!(cat(w.m("f")), "upper");
+});
+
+both!(debugging_counts_the_requests, |w| {
+    if !ours(w) {
+        return;
+    }
+    let (mut cmd, log) = command(w);
+    let dir = w.dir.display();
+    let layers = format!("lowerdir={dir}/l1,upperdir={dir}/upper,workdir={dir}/work");
+    let mut child = cmd.args(["-d", "-o", &layers]).arg(w.m("")).spawn().unwrap();
+    let end = Instant::now() + PATIENCE;
+    while !mounted(w) && Instant::now() < end {
+        std::thread::sleep(Duration::from_millis(2));
+    }
+    for i in 0..7 {
+        sys::mkdir(w.m(format!("d{i}")), 0o755).unwrap();
+    }
+    sys::umount(&w.m(""), 0).unwrap();
+    assert!(wait(&mut child, "the server").success());
+    let said = std::fs::read_to_string(log).unwrap();
+    assert!(said.contains(", MKDIR 7"), "{said}");
+    assert!(said.contains("file data: write-back cache"), "{said}");
+});

@@ -140,6 +140,14 @@ pub const OPTIONS: &[Opt] = &[
         "",
         "never wait for the disk; the upper is lost after a crash of the machine",
     ),
+    opt(
+        Mount,
+        "io",
+        "cached|passthrough|auto",
+        "cached (default): data goes through the page cache of the mount; passthrough: the kernel reads and \
+         writes the layers' files itself, which needs CAP_SYS_ADMIN in the initial user namespace; auto: \
+         passthrough where that is possible",
+    ),
     opt(Storage, "fsync", "0|1", "0: answer fsync at once"),
     opt(
         Storage,

@@ -1,6 +1,7 @@
 //! From a request to an operation of the union and back.
 
-use super::reply::{self, Body};
+use super::opens::{Handle, How};
+use super::reply::{self, Body, Ttl};
 use super::seek::Seek;
 use super::session::{Answer, Scratch, Session, forget_listing};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
@@ -22,14 +23,14 @@ impl Session {
     pub(super) fn forget(&self, head: &Header, mut body: Cursor<'_>) -> Result<()> {
         if head.opcode == op::FORGET {
             let n = body.u64()?;
-            self.overlay.forget(NodeId(head.nodeid), n);
+            self.overlay.forget(self.opens.forget(Handle(head.nodeid), n), n);
             return Ok(());
         }
         let count = body.u32()?;
         body.u32()?;
         for _ in 0..count {
             let (node, n) = (body.u64()?, body.u64()?);
-            self.overlay.forget(NodeId(node), n);
+            self.overlay.forget(self.opens.forget(Handle(node), n), n);
         }
         Ok(())
     }
@@ -41,21 +42,22 @@ impl Session {
         s: &mut Scratch,
     ) -> Result<Answer> {
         let o = &self.overlay;
-        let node = NodeId(head.nodeid);
-        let ttl = self.policy.ttl;
+        let handle = Handle(head.nodeid);
+        let node = self.opens.file(handle);
         match head.opcode {
             op::LOOKUP => return self.lookup(node, body.name()?, s),
             op::GETATTR => {
                 let attr = o.getattr(node)?;
-                s.body.attr_out(&attr, ttl);
+                s.body.attr_out(&attr, self.ttl(handle));
             }
             op::STATX => {
                 let attr = o.getattr(node)?;
-                s.body.statx(&attr, o.birth_time(node).ok().flatten(), ttl);
+                let birth = o.birth_time(node).ok().flatten();
+                s.body.statx(&attr, birth, self.ttl(handle));
             }
             op::SETATTR => {
-                let attr = o.setattr(node, &setattr(head, &mut body)?)?;
-                s.body.attr_out(&attr, ttl);
+                let attr = o.setattr(node, &self.setattr(head, &mut body)?)?;
+                s.body.attr_out(&attr, self.ttl(handle));
             }
             op::READLINK => {
                 let target = o.readlink(node)?;
@@ -88,13 +90,36 @@ impl Session {
             op::TMPFILE => {
                 let (_flags, mode, umask) = (body.u32()?, body.u32()?, body.u32()?);
                 let made = o.tmpfile(node, mode & PERMISSIONS, &caller(head, umask))?;
-                self.entry(made, s);
-                s.body.u64(0).u32(0).u32(0); // struct fuse_open_out
+                let handle = self.entry(made, s);
+                if self.agreed.passthrough {
+                    self.open_made(handle, s)?;
+                } else {
+                    s.body.u64(0).u32(0).u32(0); // struct fuse_open_out
+                }
+            }
+            op::OPEN if self.agreed.passthrough => {
+                let (flags, kill) = (body.u32()?, body.u32()? & wire::OPEN_KILL_SUIDGID != 0);
+                let by = kill.then_some(Unprivileged { gid: head.gid, pid: head.pid });
+                let opened = self.open(handle, How::from_flags(flags, by))?;
+                opened.reply(&mut s.body);
+                s.opened = Some(opened);
+            }
+            op::CREATE if self.agreed.passthrough => {
+                let (_flags, mode, umask) = (body.u32()?, body.u32()?, body.u32()?);
+                body.u32()?;
+                let (perm, caller) = (mode & PERMISSIONS, caller(head, umask));
+                let made = o.create(node, body.name()?, NewNode::File, perm, &caller)?;
+                let handle = self.entry(made, s);
+                self.open_made(handle, s)?;
+            }
+            op::RELEASE if self.agreed.passthrough => {
+                let for_writing = body.u64()? != 0;
+                self.release(handle, for_writing)?;
             }
             op::UNLINK => o.unlink(node, body.name()?)?,
             op::RMDIR => o.rmdir(node, body.name()?)?,
             op::RENAME | op::RENAME2 => {
-                let newparent = NodeId(body.u64()?);
+                let newparent = self.opens.file(Handle(body.u64()?));
                 let mut flags = 0;
                 if head.opcode == op::RENAME2 {
                     flags = body.u32()?;
@@ -106,7 +131,7 @@ impl Session {
                 }
             }
             op::LINK => {
-                let old = NodeId(body.u64()?);
+                let old = self.opens.file(Handle(body.u64()?));
                 let made = o.link(old, node, body.name()?)?;
                 self.entry(made, s);
             }
@@ -177,7 +202,7 @@ impl Session {
             }
             op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => {
                 body.u64()?;
-                let (offset, out) = (body.u64()?, NodeId(body.u64()?));
+                let (offset, out) = (body.u64()?, self.opens.file(Handle(body.u64()?)));
                 body.u64()?;
                 let (out_offset, len) = (body.u64()?, body.u64()?);
                 // The shorter reply counts in 32 bits.
@@ -197,14 +222,42 @@ impl Session {
     }
 
     /// Hands a pinned node to the kernel.
-    fn entry(&self, looked: Looked, s: &mut Scratch) {
-        s.pinned.push(looked.node.id);
-        s.body.entry(looked.node.id, &looked.attr, self.policy.ttl);
+    fn entry(&self, looked: Looked, s: &mut Scratch) -> Handle {
+        let handle = self.opens.name(looked.node.id);
+        s.pinned.push(handle);
+        s.body.entry(handle, &looked.attr, self.policy.ttl, self.ttl(handle));
+        handle
+    }
+
+    /// Opens what was just made, as part of the same reply.
+    fn open_made(&self, handle: Handle, s: &mut Scratch) -> Result<()> {
+        let how = How { write: true, truncate: false, unprivileged: None };
+        match self.open(handle, how) {
+            Ok(opened) => {
+                opened.reply(&mut s.body);
+                s.opened = Some(opened);
+                Ok(())
+            }
+            Err(e) => {
+                for handle in s.pinned.drain(..) {
+                    self.overlay.forget(self.opens.forget(handle, 1), 1);
+                }
+                Err(e)
+            }
+        }
+    }
+
+    /// How long the kernel may keep the attributes of a file.
+    fn ttl(&self, handle: Handle) -> Ttl {
+        let usual = self.policy.ttl;
+        if self.agreed.passthrough { self.opens.ttl(handle, usual) } else { usual }
     }
 
     fn lookup(&self, parent: NodeId, name: &[u8], s: &mut Scratch) -> Result<Answer> {
         match self.overlay.lookup(parent, name) {
-            Ok(found) => self.entry(found, s),
+            Ok(found) => {
+                self.entry(found, s);
+            }
             Err(Errno::ENOENT) => {
                 s.body.negative_entry(self.policy.ttl);
             }
@@ -248,7 +301,6 @@ impl Session {
     }
 
     fn readdirplus(&self, node: NodeId, from: u64, size: usize, s: &mut Scratch) -> Result<()> {
-        let ttl = self.policy.ttl;
         let (body, pinned) = (std::cell::RefCell::new(&mut s.body), &mut s.pinned);
         let fits =
             |name: &[u8]| body.borrow().len() + reply::ENTRY + Body::dirent_len(name) <= size;
@@ -256,8 +308,9 @@ impl Session {
             let mut body = body.borrow_mut();
             match &looked {
                 Some(l) => {
-                    pinned.push(l.node.id);
-                    body.entry(l.node.id, &l.attr, ttl);
+                    let handle = self.opens.name(l.node.id);
+                    pinned.push(handle);
+                    body.entry(handle, &l.attr, self.policy.ttl, self.ttl(handle));
                 }
                 // Node 0: the kernel takes the name and looks it up when it needs it.
                 None => {
@@ -307,31 +360,42 @@ fn sized(body: &mut Body, value: &[u8], room: usize) -> Result<()> {
     Ok(())
 }
 
-/// `struct fuse_setattr_in`.
-fn setattr(head: &Header, body: &mut Cursor<'_>) -> Result<SetAttr> {
-    let valid = body.u32()?;
-    body.take(12)?; // padding, file handle
-    let size = body.u64()?;
-    body.u64()?; // lock owner
-    let (atime, mtime, _ctime) = (body.u64()?, body.u64()?, body.u64()?);
-    let (atimensec, mtimensec, _ctimensec) = (body.u32()?, body.u32()?, body.u32()?);
-    let mode = body.u32()?;
-    body.u32()?;
-    let (uid, gid) = (body.u32()?, body.u32()?);
-    let has = |bit: u32| valid & bit != 0;
-    let set = |bit, now, t| match (has(bit), has(now)) {
-        (false, _) => None,
-        (true, true) => Some(SetTime::Now),
-        (true, false) => Some(SetTime::At(t)),
-    };
-    Ok(SetAttr {
-        mode: has(fattr::MODE).then_some(mode & PERMISSIONS),
-        uid: has(fattr::UID).then_some(uid),
-        gid: has(fattr::GID).then_some(gid),
-        size: has(fattr::SIZE).then_some(size),
-        atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
-        mtime: set(fattr::MTIME, fattr::MTIME_NOW, time(mtime, mtimensec)),
-        unprivileged: has(fattr::KILL_SUIDGID)
-            .then_some(Unprivileged { gid: head.gid, pid: head.pid }),
-    })
+impl Session {
+    /// `struct fuse_setattr_in`.
+    fn setattr(&self, head: &Header, body: &mut Cursor<'_>) -> Result<SetAttr> {
+        let valid = body.u32()?;
+        body.take(12)?; // padding, file handle
+        let size = body.u64()?;
+        body.u64()?; // lock owner
+        let (atime, mtime, _ctime) = (body.u64()?, body.u64()?, body.u64()?);
+        let (atimensec, mtimensec, _ctimensec) = (body.u32()?, body.u32()?, body.u32()?);
+        let mode = body.u32()?;
+        body.u32()?;
+        let (uid, gid) = (body.u32()?, body.u32()?);
+        let has = |bit: u32| valid & bit != 0;
+        let set = |bit, now, t| match (has(bit), has(now)) {
+            (false, _) => None,
+            (true, true) => Some(SetTime::Now),
+            (true, false) => Some(SetTime::At(t)),
+        };
+        let mtime = set(fattr::MTIME, fattr::MTIME_NOW, time(mtime, mtimensec));
+        // Who keeps the times? With the writeback cache the kernel, which sends them; otherwise we.
+        // Then truncate(2) is a change where the size changes, ftruncate(2) (which names a handle)
+        // always.
+        let ours = has(fattr::SIZE)
+            && !self.agreed.writeback
+            && (has(fattr::FH)
+                || self.overlay.getattr(self.opens.file(Handle(head.nodeid)))?.size != size);
+        let mtime = mtime.or_else(|| ours.then_some(SetTime::Now));
+        Ok(SetAttr {
+            mode: has(fattr::MODE).then_some(mode & PERMISSIONS),
+            uid: has(fattr::UID).then_some(uid),
+            gid: has(fattr::GID).then_some(gid),
+            size: has(fattr::SIZE).then_some(size),
+            atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
+            mtime,
+            unprivileged: has(fattr::KILL_SUIDGID)
+                .then_some(Unprivileged { gid: head.gid, pid: head.pid }),
+        })
+    }
 }

@@ -91,6 +91,13 @@ pub fn mount(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), Mo
     }
 }
 
+/// Mounts an open device on `path` for nobody but ourselves, to see what the kernel says.
+pub(super) fn over(device: &OwnedFd, path: &Path, uid: u32, gid: u32) -> sys::Result<()> {
+    let fd = device.as_raw_fd();
+    let data = format!("fd={fd},rootmode=40000,user_id={uid},group_id={gid}");
+    sys::fuse::mount(b"cowlfs", path, FSTYPE, libc::MS_NOSUID | libc::MS_NODEV, data.as_bytes())
+}
+
 /// Changes the flags of a mount that is there (`mount -o remount`, which runs us as a helper).
 ///
 /// # Errors

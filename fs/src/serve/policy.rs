@@ -10,6 +10,7 @@ use super::reply::Ttl;
 /// Flags of `FUSE_INIT`.
 mod flag {
     pub const ASYNC_READ: u64 = 1;
+    pub const ATOMIC_O_TRUNC: u64 = 1 << 3;
     pub const BIG_WRITES: u64 = 1 << 5;
     pub const DONT_MASK: u64 = 1 << 6;
     pub const HAS_IOCTL_DIR: u64 = 1 << 11;
@@ -28,6 +29,8 @@ mod flag {
     pub const HANDLE_KILLPRIV_V2: u64 = 1 << 28;
     pub const SETXATTR_EXT: u64 = 1 << 29;
     pub const INIT_EXT: u64 = 1 << 30;
+    pub const DIRECT_IO_ALLOW_MMAP: u64 = 1 << 36;
+    pub const PASSTHROUGH: u64 = 1 << 37;
     pub const NO_EXPORT_SUPPORT: u64 = 1 << 38;
 }
 
@@ -39,6 +42,9 @@ pub const MAX_IO: usize = 1 << 20;
 const MAX_BACKGROUND: u16 = 64;
 /// From this many on it holds back.
 const CONGESTION: u16 = 48;
+/// How deep filesystems may be stacked on each other, this one included: 1, that is, the host's files
+/// may not lie on an overlayfs themselves, so that this mount can be a layer of one.
+const STACK_DEPTH: u32 = 1;
 /// Protocol version spoken.
 pub const VERSION: (u32, u32) = (7, 45);
 
@@ -49,6 +55,8 @@ pub struct Policy {
     pub ttl: Ttl,
     /// Dirty pages stay in the kernel until it writes them back.
     pub writeback: bool,
+    /// The kernel reads and writes the host's files itself; `writeback` does not apply then.
+    pub passthrough: bool,
     /// The kernel enforces POSIX ACLs.
     pub acls: bool,
     /// Requests for xattrs are answered; else the kernel stops sending them.
@@ -63,10 +71,21 @@ impl Policy {
         Policy {
             ttl: Ttl { sec: FOREVER, nsec: 0 },
             writeback: writable,
+            passthrough: false,
             acls,
             xattrs: true,
             threads: 2,
         }
+    }
+
+    /// Lets the kernel read and write the host's files itself, where it can.
+    pub fn set_passthrough(&mut self, passthrough: bool) {
+        self.passthrough = passthrough;
+    }
+
+    /// Whether names and attributes expire.
+    pub fn limited(&self) -> bool {
+        self.ttl.sec < FOREVER
     }
 
     /// Lets names and attributes expire after so many seconds (`timeout=`).
@@ -85,10 +104,23 @@ pub struct Agreed {
     pub no_open: bool,
     /// Opening a directory needs no request.
     pub no_opendir: bool,
+    /// Written pages may stay in the kernel.
+    pub writeback: bool,
+    /// Whoever changes data has the kernel's word whether set-user-ID must go.
+    pub killpriv: bool,
+    /// The kernel enforces POSIX ACLs.
+    pub acls: bool,
+    /// The kernel may be given files of the host to read and write.
+    pub passthrough: bool,
     /// setxattr requests carry flags of FUSE's own.
     pub setxattr_ext: bool,
     /// Read-ahead, bytes.
     pub max_readahead: u32,
+}
+
+/// Whether a kernel that offers these flags can be given files of the host to read and write.
+pub fn offers_passthrough(offered: u64) -> bool {
+    offered & flag::PASSTHROUGH != 0
 }
 
 /// Answers an offer of the kernel.
@@ -100,7 +132,6 @@ pub fn negotiate(policy: &Policy, offered: u64, max_readahead: u32) -> Agreed {
         | flag::DO_READDIRPLUS
         | flag::READDIRPLUS_AUTO
         | flag::ASYNC_DIO
-        | flag::NO_OPEN_SUPPORT
         | flag::PARALLEL_DIROPS
         | flag::ABORT_ERROR
         | flag::MAX_PAGES
@@ -112,9 +143,16 @@ pub fn negotiate(policy: &Policy, offered: u64, max_readahead: u32) -> Agreed {
         | flag::INIT_EXT
         // Node numbers mean nothing after FORGET: file handles are refused, not broken (defect D43).
         | flag::NO_EXPORT_SUPPORT;
-    if policy.writeback {
+    if policy.writeback && !policy.passthrough {
         want |= flag::WRITEBACK_CACHE;
     }
+    // Opens are asked for where they have to be answered with a file of the host; truncation comes
+    // with them then, so that nothing is copied up only to be thrown away.
+    want |= if policy.passthrough {
+        flag::PASSTHROUGH | flag::ATOMIC_O_TRUNC | flag::DIRECT_IO_ALLOW_MMAP
+    } else {
+        flag::NO_OPEN_SUPPORT
+    };
     if policy.acls {
         want |= flag::POSIX_ACL;
     }
@@ -123,6 +161,10 @@ pub fn negotiate(policy: &Policy, offered: u64, max_readahead: u32) -> Agreed {
         flags,
         no_open: flags & flag::NO_OPEN_SUPPORT != 0,
         no_opendir: flags & flag::NO_OPENDIR_SUPPORT != 0,
+        writeback: flags & flag::WRITEBACK_CACHE != 0,
+        killpriv: flags & flag::HANDLE_KILLPRIV_V2 != 0,
+        acls: flags & flag::POSIX_ACL != 0,
+        passthrough: flags & flag::PASSTHROUGH != 0,
         setxattr_ext: flags & flag::SETXATTR_EXT != 0,
         max_readahead,
     }
@@ -136,7 +178,8 @@ impl Agreed {
         b.u16(MAX_BACKGROUND).u16(CONGESTION).u32(MAX_IO as u32);
         b.u32(1); // time granularity: 1 ns
         b.u16((MAX_IO / 4096) as u16).u16(0); // pages per request, mapping alignment
-        b.u32((self.flags >> 32) as u32).u32(0).u16(0).zeros(22);
+        b.u32((self.flags >> 32) as u32);
+        b.u32(if self.passthrough { STACK_DEPTH } else { 0 }).u16(0).zeros(22);
         b
     }
 }

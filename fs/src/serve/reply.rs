@@ -1,8 +1,8 @@
 //! Replies as the kernel reads them (include/uapi/linux/fuse.h).
 
+use super::opens::Handle;
 use super::wire::encode_dev;
 use crate::attr::{Attr, Time};
-use crate::ident::NodeId;
 
 /// Bytes of `struct fuse_out_header`.
 pub const HEADER: usize = 16;
@@ -90,9 +90,9 @@ impl Body {
         self.u64(ttl.sec).u32(ttl.nsec).u32(0).attr(a)
     }
 
-    /// `struct fuse_entry_out`.
-    pub fn entry(&mut self, node: NodeId, a: &Attr, ttl: Ttl) -> &mut Body {
-        self.u64(node.0).u64(0).u64(ttl.sec).u64(ttl.sec).u32(ttl.nsec).u32(ttl.nsec).attr(a)
+    /// `struct fuse_entry_out`: how long the name may be kept, and the attributes.
+    pub fn entry(&mut self, file: Handle, a: &Attr, name: Ttl, attr: Ttl) -> &mut Body {
+        self.u64(file.0).u64(0).u64(name.sec).u64(attr.sec).u32(name.nsec).u32(attr.nsec).attr(a)
     }
 
     /// An entry that says: there is no such name, and that may be believed for `ttl`.
@@ -161,7 +161,7 @@ mod tests {
         };
         assert_eq!(len(&|b| b.attr(&attr()).len()), 88);
         assert_eq!(len(&|b| b.attr_out(&attr(), ttl).len()), 104);
-        assert_eq!(len(&|b| b.entry(NodeId(2), &attr(), ttl).len()), ENTRY);
+        assert_eq!(len(&|b| b.entry(Handle(2), &attr(), ttl, ttl).len()), ENTRY);
         assert_eq!(len(&|b| b.negative_entry(ttl).len()), ENTRY);
         assert_eq!(len(&|b| b.statx(&attr(), None, ttl).len()), 32 + 256);
         assert_eq!(len(&|b| b.dirent(1, 2, 4, b"abc").len()), 32);

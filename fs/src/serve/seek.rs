@@ -12,13 +12,11 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, Sender, channel};
 use std::thread::JoinHandle;
 
+use super::NOTIFY_INVAL_INODE;
 use super::reply::{self, Body};
 use super::session::{Session, send};
 use crate::ident::NodeId;
 use crate::sys::{self, Errno, Result};
-
-/// `FUSE_NOTIFY_INVAL_INODE`.
-const NOTIFY_INVAL_INODE: i32 = 2;
 
 /// A seek to be answered.
 #[derive(Debug)]

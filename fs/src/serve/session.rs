@@ -8,12 +8,15 @@ use std::sync::mpsc::Sender;
 
 use parking_lot::Mutex;
 
+use super::count::Counts;
+use super::explain;
+use super::opens::{Handle, Opened, Opens};
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::pool::Pool;
 use super::reply;
 use super::seek::{self, Seek};
 use super::settle;
-use super::wire::{self, op};
+use super::wire::{self, Cursor, Header, op};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
 use crate::sys::{self, Errno, Result};
@@ -32,6 +35,8 @@ pub struct Session {
     /// and where the kernel holds no dirty pages.
     pub(super) seeks: Mutex<Option<Sender<Seek>>>,
     pool: Pool,
+    counts: Counts,
+    pub(super) opens: Opens,
 }
 
 impl Session {
@@ -39,50 +44,51 @@ impl Session {
     ///
     /// # Errors
     /// `EPROTO` for a kernel older than protocol 7.23 (Linux 3.15); errors of the device.
-    pub fn start(overlay: Overlay, device: OwnedFd, policy: Policy) -> Result<Session> {
-        const OLDEST_MINOR: u32 = 23;
-        let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
-        loop {
-            let n = match sys::fuse::receive(device.as_fd(), &mut buf) {
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => continue,
-                other => other?,
-            };
-            let (head, mut body) = wire::parse(buf.get(..n).ok_or(Errno::EIO)?)?;
-            if head.opcode != op::INIT {
-                send(&device, head.unique, -(Errno::EIO as i32), &[])?;
-                continue;
-            }
-            let (major, minor) = (body.u32()?, body.u32()?);
-            if major > VERSION.0 {
-                // The kernel falls back to our major version and asks again.
-                let mut b = reply::Body::default();
-                b.u32(VERSION.0).u32(VERSION.1).zeros(56);
-                send(&device, head.unique, 0, b.bytes())?;
-                continue;
-            }
-            if major < VERSION.0 || minor < OLDEST_MINOR {
-                send(&device, head.unique, -(Errno::EPROTO as i32), &[])?;
-                return Err(Errno::EPROTO);
-            }
-            let (max_readahead, low) = (body.u32()?, body.u32()?);
-            let high = body.u32().unwrap_or(0);
-            let offered = u64::from(low) | (u64::from(high) << 32);
-            let agreed = policy::negotiate(&policy, offered, max_readahead);
-            send(&device, head.unique, 0, agreed.reply().bytes())?;
-            return Ok(Session {
-                overlay,
-                device,
-                policy,
-                agreed,
-                seeks: Mutex::new(None),
-                pool: Pool::default(),
-            });
+    pub fn start(overlay: Overlay, device: OwnedFd, mut policy: Policy) -> Result<Session> {
+        let hello = hello(&device)?;
+        if policy.passthrough && !policy::offers_passthrough(hello.offered) {
+            policy.set_passthrough(false);
         }
+        let agreed = policy::negotiate(&policy, hello.offered, hello.max_readahead);
+        send(&device, hello.unique, 0, agreed.reply().bytes())?;
+        Ok(Session {
+            overlay,
+            device,
+            policy,
+            agreed,
+            seeks: Mutex::new(None),
+            pool: Pool::default(),
+            counts: Counts::default(),
+            opens: Opens::default(),
+        })
+    }
+
+    /// What was found out and chosen, a line each.
+    pub fn explain(&self) -> Vec<String> {
+        explain::all(&self.policy, &self.agreed, &self.overlay)
+    }
+
+    /// Tries out whether the kernel takes files of the host from us.
+    ///
+    /// # Errors
+    /// See [`sys::fuse::backing_open`]; `EOPNOTSUPP` when that was not agreed.
+    pub fn try_passthrough(&self) -> Result<()> {
+        if !self.agreed.passthrough {
+            return Err(Errno::EOPNOTSUPP);
+        }
+        let file = sys::file::memory()?;
+        let id = sys::fuse::backing_open(self.device.as_fd(), file.as_fd())?;
+        sys::fuse::backing_close(self.device.as_fd(), id)
     }
 
     /// What was agreed with the kernel.
     pub fn agreed(&self) -> Agreed {
         self.agreed
+    }
+
+    /// What was asked so far, in words.
+    pub fn requests(&self) -> String {
+        self.counts.to_string()
     }
 
     /// The union that is served.
@@ -96,7 +102,7 @@ impl Session {
     /// The errno of a thread that could not go on.
     pub fn run(self: &Arc<Session>) -> Result<()> {
         let mut seeking = None;
-        if self.policy.writeback {
+        if self.agreed.writeback {
             let (sender, thread) = seek::start(self)?;
             *self.seeks.lock() = Some(sender);
             seeking = Some(thread);
@@ -108,7 +114,7 @@ impl Session {
         for _ in 1..self.policy.threads.max(1) {
             self.pool.grow(self);
         }
-        let mut done = self.serve();
+        let mut done = self.serve(true);
         done = done.and(self.pool.join());
         drop(self.seeks.lock().take());
         let settling = settling.map(|(sender, thread)| {
@@ -123,7 +129,9 @@ impl Session {
         done
     }
 
-    pub(super) fn serve(self: &Arc<Session>) -> Result<()> {
+    /// Takes requests and answers them. A thread that does not `stay` ends when there have long been
+    /// more than are needed.
+    pub(super) fn serve(self: &Arc<Session>, stay: bool) -> Result<()> {
         let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
         let mut scratch = Scratch { data: vec![0u8; MAX_IO], ..Scratch::default() };
         loop {
@@ -135,9 +143,8 @@ impl Session {
                     if last {
                         self.pool.grow(self);
                     }
-                    if let Some(request) = buf.get(..n) {
-                        self.handle(request, &mut scratch)?;
-                    }
+                    let (head, body) = wire::parse(buf.get(..n).ok_or(Errno::EIO)?)?;
+                    self.handle(&head, body, &mut scratch)?;
                 }
                 // ENOENT: the request was interrupted before we could read it.
                 Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
@@ -145,15 +152,18 @@ impl Session {
                 Err(Errno::ENODEV | Errno::ECONNABORTED) => return Ok(()),
                 Err(e) => return Err(e),
             }
+            if !stay && self.pool.may_leave() {
+                return Ok(());
+            }
         }
     }
 
-    fn handle(&self, request: &[u8], scratch: &mut Scratch) -> Result<()> {
-        let (head, body) = wire::parse(request)?;
+    fn handle(&self, head: &Header, body: Cursor<'_>, scratch: &mut Scratch) -> Result<()> {
+        self.counts.add(head.opcode);
         match head.opcode {
             op::FORGET | op::BATCH_FORGET => {
                 // A malformed one is the kernel's own loss; there is no reply to refuse it with.
-                let _malformed = self.forget(&head, body);
+                let _malformed = self.forget(head, body);
                 return Ok(());
             }
             // Our operations are short; the kernel is told once that they cannot be interrupted.
@@ -162,7 +172,8 @@ impl Session {
         }
         scratch.body.clear();
         scratch.pinned.clear();
-        let sent = match self.answer(&head, body, scratch) {
+        scratch.opened = None;
+        let sent = match self.answer(head, body, scratch) {
             Ok(Answer::Body) => send(&self.device, head.unique, 0, scratch.body.bytes()),
             Ok(Answer::Data(n)) => {
                 let data = scratch.data.get(..n).ok_or(Errno::EIO)?;
@@ -175,13 +186,65 @@ impl Session {
             // The caller was killed while it waited: the kernel does not know the nodes that were
             // pinned for the reply.
             Err(Errno::ENOENT) => {
-                for node in scratch.pinned.drain(..) {
-                    self.overlay.forget(node, 1);
+                for handle in scratch.pinned.drain(..) {
+                    self.overlay.forget(self.opens.forget(handle, 1), 1);
                 }
-                Ok(())
+                match scratch.opened.take() {
+                    Some(open) => self.release(open.handle, open.for_writing),
+                    None => Ok(()),
+                }
             }
             other => other,
         }
+    }
+}
+
+/// The kernel's first request.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Hello {
+    /// Its number.
+    pub unique: u64,
+    /// Protocol version.
+    pub version: (u32, u32),
+    /// Read-ahead, bytes.
+    pub max_readahead: u32,
+    /// Flags offered.
+    pub offered: u64,
+}
+
+/// Waits for the kernel's first request on a device that is mounted.
+///
+/// # Errors
+/// `EPROTO` for a kernel older than protocol 7.23 (Linux 3.15); errors of the device.
+pub(super) fn hello(device: &OwnedFd) -> Result<Hello> {
+    const OLDEST_MINOR: u32 = 23;
+    let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
+    loop {
+        let n = match sys::fuse::receive(device.as_fd(), &mut buf) {
+            Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => continue,
+            other => other?,
+        };
+        let (head, mut body) = wire::parse(buf.get(..n).ok_or(Errno::EIO)?)?;
+        if head.opcode != op::INIT {
+            send(device, head.unique, -(Errno::EIO as i32), &[])?;
+            continue;
+        }
+        let (major, minor) = (body.u32()?, body.u32()?);
+        if major > VERSION.0 {
+            // The kernel falls back to our major version and asks again.
+            let mut b = reply::Body::default();
+            b.u32(VERSION.0).u32(VERSION.1).zeros(56);
+            send(device, head.unique, 0, b.bytes())?;
+            continue;
+        }
+        if major < VERSION.0 || minor < OLDEST_MINOR {
+            send(device, head.unique, -(Errno::EPROTO as i32), &[])?;
+            return Err(Errno::EPROTO);
+        }
+        let (max_readahead, low) = (body.u32()?, body.u32()?);
+        let high = body.u32().unwrap_or(0);
+        let offered = u64::from(low) | (u64::from(high) << 32);
+        return Ok(Hello { unique: head.unique, version: (major, minor), max_readahead, offered });
     }
 }
 
@@ -192,8 +255,10 @@ pub(super) struct Scratch {
     pub body: reply::Body,
     /// Data read from files.
     pub data: Vec<u8>,
-    /// Nodes that the reply hands to the kernel.
-    pub pinned: Vec<NodeId>,
+    /// Files that the reply hands to the kernel.
+    pub pinned: Vec<Handle>,
+    /// What the reply opens.
+    pub opened: Option<Opened>,
 }
 
 /// Where a reply is.

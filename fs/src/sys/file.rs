@@ -1,8 +1,8 @@
 //! Operations on open files: read, write, allocate, copy, sync.
 
-use std::os::fd::BorrowedFd;
+use std::os::fd::{BorrowedFd, OwnedFd};
 
-use super::{Errno, Result, check, check_int, is_missing, raw};
+use super::{Errno, Result, check, check_int, is_missing, own, raw};
 
 /// pread(2); may return fewer bytes, 0 at end of file.
 pub fn pread(fd: BorrowedFd<'_>, buf: &mut [u8], offset: u64) -> Result<usize> {
@@ -95,6 +95,12 @@ pub fn copy_range(
     .map(|n| n as usize)
     // Forbidden by a seccomp profile: as good as a filesystem that cannot.
     .map_err(|e| if is_missing(e) { Errno::EOPNOTSUPP } else { e })
+}
+
+/// An empty file in memory (memfd_create(2)).
+pub fn memory() -> Result<OwnedFd> {
+    // SAFETY: a valid C string.
+    own(unsafe { libc::memfd_create(c"cowlfs".as_ptr(), libc::MFD_CLOEXEC) })
 }
 
 /// Shares all blocks of `from` with `to` (ioctl_ficlone(2)); fails where the filesystem cannot.

@@ -23,6 +23,18 @@ pub fn raise_open_files() -> u64 {
     lim.rlim_cur
 }
 
+/// Keeps large blocks (the buffers of threads) out of the heap for good, so that they go back to the
+/// system when they are freed, and what is never touched of them never costs memory. By default glibc
+/// takes the first such block that is freed as a hint to put the next ones into the heap.
+pub fn large_blocks_apart() {
+    #[cfg(target_env = "gnu")]
+    {
+        const LARGE: libc::c_int = 256 << 10;
+        // SAFETY: a plain call; refusal (0) leaves the default.
+        unsafe { libc::mallopt(libc::M_MMAP_THRESHOLD, LARGE) };
+    }
+}
+
 /// Sets the umask to 0: modes given to the host are exact, the caller's umask comes with requests.
 pub fn clear_umask() {
     // SAFETY: plain call.
@@ -79,6 +91,40 @@ pub fn boot_id() -> Option<[u8; 16]> {
 pub fn unlock(fd: BorrowedFd<'_>) {
     // SAFETY: plain call.
     let _cannot_fail = unsafe { libc::flock(raw(fd), libc::LOCK_UN) };
+}
+
+/// Whether we have `CAP_SYS_ADMIN` in the initial user namespace: the capability, and every id mapped
+/// to itself. Where `/proc` does not say, no.
+pub fn rules_the_machine() -> bool {
+    const SYS_ADMIN: u64 = 1 << 21;
+    let read = |path| std::fs::read_to_string(path).unwrap_or_default();
+    let status = read("/proc/self/status");
+    let effective = status.lines().find_map(|l| l.strip_prefix("CapEff:"));
+    let capable = effective
+        .and_then(|hex| u64::from_str_radix(hex.trim(), 16).ok())
+        .is_some_and(|set| set & SYS_ADMIN != 0);
+    capable && read("/proc/self/uid_map").split_ascii_whitespace().eq(["0", "0", "4294967295"])
+}
+
+/// Gives the calling process, which has one thread, a table of mounts of its own that others do not
+/// see; where that needs it, a user namespace in which it is root.
+///
+/// # Errors
+/// `EPERM` where neither is allowed.
+pub fn own_mounts() -> Result<()> {
+    let (uid, gid) = ids();
+    // SAFETY: plain calls; valid C strings, and null where nothing is meant.
+    unsafe {
+        if libc::unshare(libc::CLONE_NEWNS) != 0 {
+            check_int(libc::unshare(libc::CLONE_NEWUSER | libc::CLONE_NEWNS))?;
+            let write = |path, text: String| std::fs::write(path, text).map_err(|_| Errno::EPERM);
+            write("/proc/self/setgroups", "deny".into())?;
+            write("/proc/self/uid_map", format!("0 {uid} 1"))?;
+            write("/proc/self/gid_map", format!("0 {gid} 1"))?;
+        }
+        let (none, flags) = (std::ptr::null(), libc::MS_REC | libc::MS_PRIVATE);
+        check_int(libc::mount(none, c"/".as_ptr(), none, flags, none.cast())).map(drop)
+    }
 }
 
 /// Takes an exclusive flock(2) without waiting.
