@@ -77,6 +77,10 @@ pub struct Args {
     /// Write JSON, table and plots into this directory as DATE-MACHINE.*
     #[arg(long, value_name = "DIRECTORY")]
     pub record: Option<PathBuf>,
+    /// Write the main rows and a plot into this file, between its marks, with links to what
+    /// --record wrote
+    #[arg(long, value_name = "FILE", requires = "record")]
+    pub readme: Option<PathBuf>,
     /// Do not measure: show kept runs, several merged into one
     #[arg(long, value_name = "JSON", num_args = 1..)]
     pub merge: Vec<PathBuf>,

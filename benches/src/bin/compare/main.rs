@@ -23,6 +23,7 @@ mod mount;
 mod plot;
 mod process;
 mod progress;
+mod readme;
 mod report;
 mod run;
 mod scale;
@@ -193,11 +194,14 @@ fn show(args: &Args, report: &Report) -> Result<()> {
         plots(report, directory, "")?;
     }
     if let Some(directory) = &args.record {
-        let name = format!("{}-{}", report.date, report.machine.kind);
+        let name = report.name();
         std::fs::create_dir_all(directory).doing(|| format!("make {}", directory.display()))?;
         report.write(&directory.join(format!("{name}.json")))?;
         write(&directory.join(format!("{name}.md")), &table::markdown(report))?;
         plots(report, directory, &format!("{name}-"))?;
+        if let Some(path) = &args.readme {
+            readme::update(path, report, directory)?;
+        }
     }
     Ok(())
 }

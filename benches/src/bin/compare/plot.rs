@@ -137,10 +137,16 @@ fn lines(
         let label = value(power, Unit::Seconds).replace(".00", "").replace(".0", "");
         out.text((LEFT - 8.0, at + 4.5), &label, Anchor::End, &format!("fill=\"{FAINT}\""));
     }
-    for (number, label) in ticks {
+    // From the end, which counts most: a label that would touch the one behind it is left out.
+    let mut free = f64::MAX;
+    for (number, label) in ticks.iter().rev() {
         let at = x.at(*number);
         out.line((at, BOTTOM), (at, BOTTOM + 5.0), FAINT, 1.0);
-        out.text((at, BOTTOM + 20.0), label, Anchor::Middle, &format!("fill=\"{FAINT}\""));
+        let half = svg::width(label) / 2.0;
+        if at + half < free {
+            out.text((at, BOTTOM + 20.0), label, Anchor::Middle, &format!("fill=\"{FAINT}\""));
+            free = at - half - 6.0;
+        }
     }
     out.line((LEFT, BOTTOM), (right, BOTTOM), FAINT, 1.0);
     out.text(

@@ -94,6 +94,11 @@ impl Report {
         stats::ratio(self.cell(measure, of), self.cell(measure, to))
     }
 
+    /// What its files are called: day and kind of machine.
+    pub fn name(&self) -> String {
+        format!("{}-{}", self.date, self.machine.kind)
+    }
+
     /// Reads what [`Report::write`] wrote.
     ///
     /// # Errors

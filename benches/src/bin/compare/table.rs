@@ -73,7 +73,7 @@ const LEGEND: &str = "Medians; ± is half the distance between the quartiles; O:
                       overlayfs, N: ratio to a plain directory. @u: in a user namespace.";
 
 /// A paragraph on where the figures come from.
-fn origin(report: &Report) -> String {
+pub fn origin(report: &Report) -> String {
     let m = &report.machine;
     let repetitions = report.samples.values().flat_map(|row| row.values().map(Vec::len)).max();
     format!(
