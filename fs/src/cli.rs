@@ -366,11 +366,8 @@ fn serve(
     if let Some(upper) = session.overlay().upper() {
         // Whoever mounts the layers again waits for what is left to do, and does not think them used.
         upper.unlock();
-        session
-            .overlay()
-            .settle()
-            .map_err(|e| Failure::System("write the upper to the disk", e))?;
-        upper.close().map_err(|e| Failure::System("finish the volatile upper", e))?;
+        let closed = session.overlay().close();
+        closed.map_err(|e| Failure::System("bring the upper to the disk", e))?;
     }
     done.map(|()| ExitCode::SUCCESS)
 }

@@ -352,6 +352,16 @@ impl Records {
         let _may_be_absent = sys::dir::unlinkat(self.dir.as_fd(), &name_of(id));
     }
 
+    /// Whether there is none; not sure means no.
+    pub fn none_left(&self) -> bool {
+        let mut none = true;
+        let listed = sys::dir::list(self.dir.as_fd(), |_| {
+            none = false;
+            Ok(())
+        });
+        none && listed.is_ok()
+    }
+
     /// The directory, to be emptied when no file of the upper is partial any more.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()

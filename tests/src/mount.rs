@@ -205,6 +205,20 @@ impl World {
         }
     }
 
+    /// Kills the filesystem with SIGKILL and takes the dead mount away; [`World::start_again`] follows.
+    pub fn kill(&mut self) {
+        if let Some(s) = self.server.take() {
+            s.kill();
+            sys::umount(&self.m(""), libc::MNT_DETACH).expect("umount the dead mount");
+            self.mounted = false;
+        }
+    }
+
+    /// Mounts again what was unmounted; the lowers are those of [`World::mount`].
+    pub fn start_again(&mut self) {
+        self.start();
+    }
+
     /// The process id of the filesystem, when it has one.
     pub fn server_pid(&self) -> Option<i32> {
         self.server.as_ref().map(sut::Server::pid)

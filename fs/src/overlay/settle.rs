@@ -82,7 +82,21 @@ impl Overlay {
         done
     }
 
-    /// The same for one file, if it waits. True when it did.
+    /// The mount has ended: everything is brought to the disk, and an upper in which no file lacks data
+    /// is no longer marked as having any.
+    ///
+    /// # Errors
+    /// The first error.
+    pub fn close(&self) -> Result<()> {
+        let Some(upper) = &self.upper else { return Ok(()) };
+        self.settle()?;
+        if upper.may_be_partial() && upper.records().is_some_and(|r| r.none_left()) {
+            upper.forget_partial()?;
+        }
+        upper.close()
+    }
+
+    /// Brings one file to the disk, if it waits for that. True when it did.
     pub(super) fn settle_now(&self, upper: &Upper, id: NodeId) -> Result<bool> {
         let Some(partial) = self.unsettled.0.lock().remove(&id) else { return Ok(false) };
         let one = Settling::new(id, partial);
