@@ -165,7 +165,7 @@ fn each_mark(
 pub struct ObjectMarks {
     /// Which object it was.
     pub origin: Option<Origin>,
-    /// The boot in which its data was copied up, if that is not known to be on the disk.
+    /// The epoch in which its data was copied up, if that is not known to be on the disk.
     pub unsynced: Option<u64>,
     /// Its data is still that of the lower file.
     pub metacopy: bool,

@@ -120,17 +120,17 @@ impl Origin {
         [&fs[..], &ino, &self.tag.to_le_bytes()].concat()
     }
 
-    /// The same, and eight bytes more: the boot in which the file's data was copied up, while that is
+    /// The same, and eight bytes more: the epoch in which the file's data was copied up, while that is
     /// not known to be on the disk.
-    pub fn to_bytes_unsynced(self, boot: u64) -> Vec<u8> {
-        [&self.to_bytes()[..], &boot.to_le_bytes()].concat()
+    pub fn to_bytes_unsynced(self, epoch: u64) -> Vec<u8> {
+        [&self.to_bytes()[..], &epoch.to_le_bytes()].concat()
     }
 
-    /// Reads either form: the origin, and the boot if there is one.
+    /// Reads either form: the origin, and the epoch if there is one.
     pub fn read(bytes: &[u8]) -> (Option<Origin>, Option<u64>) {
         match bytes.split_last_chunk() {
-            Some((origin, boot)) if origin.len() == ORIGIN_LEN => {
-                (Origin::from_bytes(origin), Some(u64::from_le_bytes(*boot)))
+            Some((origin, epoch)) if origin.len() == ORIGIN_LEN => {
+                (Origin::from_bytes(origin), Some(u64::from_le_bytes(*epoch)))
             }
             _ => (Origin::from_bytes(bytes), None),
         }

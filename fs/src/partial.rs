@@ -5,7 +5,7 @@
 //! `WORKDIR/cowl-blocks`. The record has the bitmap twice. The *live* one is written right after the
 //! data and is true as long as the page cache lives: a killed program loses nothing. The *durable*
 //! one is written once the data is known to be on the disk; after the machine itself has gone down
-//! (another boot id) only that one counts, and all other blocks show the lower's data again, as if
+//! (another [`Epoch`]) only that one counts, and all other blocks show the lower's data again, as if
 //! what was written and never synced had not happened. `docs/on-disk.md` has the format.
 
 use std::ops::Range;
@@ -17,10 +17,28 @@ use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 use crate::blocks::Blocks;
 use crate::sys::{self, Errno, Result};
 
-/// What tells one run of the machine from the next (`/proc/sys/kernel/random/boot_id`).
-pub type BootId = [u8; 16];
+/// How long the page cache of the upper's filesystem certainly lives: what was written and not synced
+/// is still there in the same epoch. Another boot is another epoch, and so is another mount of the
+/// filesystem: a disk may have failed and come back.
+pub type Epoch = [u8; 16];
 /// Names a record.
 pub type RecordId = [u8; 16];
+
+/// The epoch of the filesystem that `upper` lies on; `None` where the boot cannot be told.
+///
+/// # Errors
+/// Errors of statx(2).
+pub fn epoch(upper: BorrowedFd<'_>) -> Result<Option<Epoch>> {
+    /// Offset and prime of the 128-bit FNV-1a hash: it has to spread, not to keep a secret.
+    const OFFSET: u128 = 0x6c62_272e_07bb_0142_62b8_2175_6295_c58d;
+    const PRIME: u128 = 0x0000_0000_0100_0000_0000_0000_0000_013b;
+    let Some(boot) = sys::process::boot_id() else { return Ok(None) };
+    // Kernels older than 6.8 do not tell; then only the boot counts.
+    let mount = sys::dir::mount_id(upper)?.unwrap_or_default();
+    let bytes = boot.to_le_bytes().into_iter().chain(mount.to_le_bytes());
+    let hash = bytes.fold(OFFSET, |h, b| (h ^ u128::from(b)).wrapping_mul(PRIME));
+    Ok(Some(hash.to_be_bytes()))
+}
 
 /// Version of mark and record.
 const VERSION: u8 = 1;
@@ -37,8 +55,8 @@ const HEADER: usize = 48;
 pub struct PartialMark {
     /// A durable bitmap was written.
     pub durable: bool,
-    /// The boot in which the file was made.
-    pub boot: BootId,
+    /// The epoch in which the file was made.
+    pub epoch: Epoch,
     /// Its record.
     pub id: RecordId,
     /// Bytes from the start that the lower may still show.
@@ -46,10 +64,10 @@ pub struct PartialMark {
 }
 
 impl PartialMark {
-    /// Forty-two bytes: version, flags, boot id, record id, end (little-endian).
+    /// Forty-two bytes: version, flags, epoch, record id, end (little-endian).
     pub fn to_bytes(self) -> Vec<u8> {
         let head = [VERSION, if self.durable { DURABLE } else { 0 }];
-        [&head[..], &self.boot, &self.id, &self.end.to_le_bytes()].concat()
+        [&head[..], &self.epoch, &self.id, &self.end.to_le_bytes()].concat()
     }
 
     /// Reads what [`PartialMark::to_bytes`] wrote.
@@ -59,11 +77,11 @@ impl PartialMark {
     pub fn from_bytes(bytes: &[u8]) -> Result<PartialMark> {
         let parsed = || {
             let (&[version, flags], rest) = bytes.split_first_chunk()?;
-            let (&boot, rest) = rest.split_first_chunk()?;
+            let (&epoch, rest) = rest.split_first_chunk()?;
             let (&id, rest) = rest.split_first_chunk()?;
             let end = u64::from_le_bytes(rest.try_into().ok()?);
             let known = version == VERSION && flags & !DURABLE == 0;
-            known.then_some(PartialMark { durable: flags & DURABLE != 0, boot, id, end })
+            known.then_some(PartialMark { durable: flags & DURABLE != 0, epoch, id, end })
         };
         parsed().ok_or(Errno::EIO)
     }
@@ -116,7 +134,7 @@ impl Partial {
     pub fn mark(&self, records: &Records, held: &Held) -> PartialMark {
         PartialMark {
             durable: self.durable.load(Ordering::Relaxed),
-            boot: records.boot,
+            epoch: records.epoch,
             id: self.id,
             end: held.blocks.end(),
         }
@@ -226,16 +244,16 @@ enum Region {
 #[derive(Debug)]
 pub struct Records {
     dir: OwnedFd,
-    boot: BootId,
+    epoch: Epoch,
 }
 
 fn name_of(id: RecordId) -> Vec<u8> {
     id.iter().map(|b| format!("{b:02x}")).collect::<String>().into_bytes()
 }
 
-fn header(boot: BootId, id: RecordId, words: u64) -> [u8; HEADER] {
+fn header(epoch: Epoch, id: RecordId, words: u64) -> [u8; HEADER] {
     let mut out = [0; HEADER];
-    let bytes = MAGIC.iter().chain(&boot).chain(&id).copied().chain(words.to_le_bytes());
+    let bytes = MAGIC.iter().chain(&epoch).chain(&id).copied().chain(words.to_le_bytes());
     for (to, from) in out.iter_mut().zip(bytes) {
         *to = from;
     }
@@ -243,14 +261,14 @@ fn header(boot: BootId, id: RecordId, words: u64) -> [u8; HEADER] {
 }
 
 impl Records {
-    /// The open directory `dir`, in the boot `boot`.
-    pub fn new(dir: OwnedFd, boot: BootId) -> Records {
-        Records { dir, boot }
+    /// The open directory `dir`, in the epoch `epoch`.
+    pub fn new(dir: OwnedFd, epoch: Epoch) -> Records {
+        Records { dir, epoch }
     }
 
-    /// This boot.
-    pub fn boot(&self) -> BootId {
-        self.boot
+    /// This epoch.
+    pub fn epoch(&self) -> Epoch {
+        self.epoch
     }
 
     fn open(&self, id: RecordId) -> Result<OwnedFd> {
@@ -266,7 +284,7 @@ impl Records {
         let blocks = Blocks::none(end);
         let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
         let file = sys::dir::openat(self.dir.as_fd(), &name_of(id), flags, 0o600)?;
-        let head = header(self.boot, id, blocks.words().len() as u64);
+        let head = header(self.epoch, id, blocks.words().len() as u64);
         if let Err(e) = sys::file::pwrite_all(file.as_fd(), &head, 0) {
             self.remove(id);
             return Err(e);
@@ -282,7 +300,7 @@ impl Records {
         let end = mark.end.min(size);
         let file = match self.open(mark.id) {
             // Its making never reached the disk before the machine went down.
-            Err(Errno::ENOENT) if !mark.durable && mark.boot != self.boot => {
+            Err(Errno::ENOENT) if !mark.durable && mark.epoch != self.epoch => {
                 return self.create(mark.id, end);
             }
             Err(Errno::ENOENT) => return Err(Errno::EIO),
@@ -293,7 +311,7 @@ impl Records {
         let total = crate::blocks::count(mark.end).div_ceil(u64::from(u64::BITS));
         let words = head.last_chunk().map_or(0, |w| u64::from_le_bytes(*w));
         let (magic, rest) = head.split_first_chunk::<8>().ok_or(Errno::EIO)?;
-        let (boot, rest) = rest.split_first_chunk::<16>().ok_or(Errno::EIO)?;
+        let (epoch, rest) = rest.split_first_chunk::<16>().ok_or(Errno::EIO)?;
         // Killed, or without power, before the header was there: nothing is held.
         if n < HEADER || head.iter().all(|&b| b == 0) {
             if mark.durable {
@@ -305,18 +323,18 @@ impl Records {
         if magic != MAGIC || rest.first_chunk() != Some(&mark.id) || words < total {
             return Err(Errno::EIO);
         }
-        let same_boot = *boot == self.boot;
-        let region = if same_boot { Region::Live } else { Region::Durable };
+        let same_epoch = *epoch == self.epoch;
+        let region = if same_epoch { Region::Live } else { Region::Durable };
         let mut raw = vec![0; (total * 8) as usize];
         sys::file::pread_full(file.as_fd(), &mut raw, offset(region, words, 0))?;
-        if !same_boot {
+        if !same_epoch {
             // From now on this is what is live; the header comes last.
             sys::file::pwrite_all(file.as_fd(), &raw, offset(Region::Live, words, 0))?;
-            sys::file::pwrite_all(file.as_fd(), &header(self.boot, mark.id, words), 0)?;
+            sys::file::pwrite_all(file.as_fd(), &header(self.epoch, mark.id, words), 0)?;
         }
         let words = raw.chunks_exact(8).filter_map(|c| c.try_into().ok()).map(u64::from_le_bytes);
         let partial = Partial::of(mark.id, Blocks::from_words(words, end), mark.durable);
-        if same_boot {
+        if same_epoch {
             // Whether the durable bitmap has all of it is not known.
             let mut held = partial.held_mut();
             held.unsynced = 0..held.blocks.words().len();
@@ -396,9 +414,9 @@ mod tests {
 
     const ID: RecordId = [7; 16];
 
-    fn records(dir: &tempfile::TempDir, boot: u8) -> Records {
+    fn records(dir: &tempfile::TempDir, epoch: u8) -> Records {
         let fd = sys::dir::open_dir_path(dir.path()).unwrap();
-        Records::new(fd, [boot; 16])
+        Records::new(fd, [epoch; 16])
     }
 
     fn mark(p: &Partial, r: &Records) -> PartialMark {
@@ -407,7 +425,7 @@ mod tests {
 
     #[test]
     fn marks_round_trip_and_anything_else_is_refused() {
-        let mark = PartialMark { durable: true, boot: [1; 16], id: [2; 16], end: 77 };
+        let mark = PartialMark { durable: true, epoch: [1; 16], id: [2; 16], end: 77 };
         let bytes = mark.to_bytes();
         assert_eq!(PartialMark::from_bytes(&bytes), Ok(mark));
         assert_eq!(PartialMark::from_bytes(bytes.get(1..).unwrap()), Err(Errno::EIO));
@@ -416,7 +434,7 @@ mod tests {
     }
 
     #[test]
-    fn the_live_bitmap_counts_in_the_same_boot() {
+    fn the_live_bitmap_counts_in_the_same_epoch() {
         let dir = tempfile::tempdir().unwrap();
         let r = records(&dir, 1);
         let p = r.create(ID, 1000 * BLOCK).unwrap();

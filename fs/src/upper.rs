@@ -13,7 +13,7 @@ use parking_lot::Mutex;
 use crate::attr::{Attr, Kind, Time};
 use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, Tag};
-use crate::partial::Records;
+use crate::partial::{self, Records};
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, NAME_MAX, Result};
 
@@ -152,10 +152,10 @@ impl Upper {
         let dev = sys::dir::fstat(root.as_fd())?.dev;
         let mut features = probe(work.as_fd(), user_marks)?;
         keep_form(index.as_fd(), &mut features)?;
-        // Without xattrs no file can be marked, without a boot id nothing can be told after a crash.
-        let records = match sys::process::boot_id() {
-            Some(boot) if features.namespace != Namespace::None => {
-                Some(Records::new(ensure_dir(workdir.as_fd(), RECORDS)?, boot))
+        // Without xattrs no file can be marked, without an epoch nothing can be told after a crash.
+        let records = match partial::epoch(root.as_fd())? {
+            Some(epoch) if features.namespace != Namespace::None => {
+                Some(Records::new(ensure_dir(workdir.as_fd(), RECORDS)?, epoch))
             }
             _ => None,
         };
@@ -233,9 +233,9 @@ impl Upper {
         self.records.as_ref().map_or(Ok(()), |r| sweep(r.dir()))
     }
 
-    /// What tells this run of the machine from others, where copies may wait for the disk.
-    pub fn boot(&self) -> Option<u64> {
-        self.records.as_ref()?.boot().first_chunk().map(|first| u64::from_le_bytes(*first))
+    /// The first half of the [`Epoch`](partial::Epoch), where copies may wait for the disk.
+    pub fn epoch(&self) -> Option<u64> {
+        self.records.as_ref()?.epoch().first_chunk().map(|first| u64::from_le_bytes(*first))
     }
 
     /// Whether a file on the device `dev` may share its blocks with one of the upper.

@@ -106,11 +106,12 @@ fn options(lower: &Lower, dir: &Path) -> OsString {
         escape(&dir.join(part), &mut text);
     }
     match lower {
-        Lower::Layers { owners_kept: false, .. } => {}
+        // Nobody else uses this upper, and layers of the store never change (the machine does).
+        Lower::Layers { owners_kept: false, .. } => text.push(",copyup=block"),
         Lower::Layers { owners_kept: true, .. } => {
             // An owner that the namespace does not have is kept, and shown as root's: the kernel
             // lets nobody, root included, write to a file whose owner it cannot name.
-            text.push(",xattr_permissions=2,unmapped_to_root");
+            text.push(",copyup=block,xattr_permissions=2,unmapped_to_root");
         }
         Lower::Machine { store, unmapped_to_root } => {
             text.push(",one_file_system,hide=");
@@ -335,7 +336,7 @@ mod tests {
         assert_eq!(
             options(&lower, Path::new("/x")),
             "lowerdir=/a\\,b:/c\\:d\\\\e,upperdir=/x/upper,workdir=/x/work,\
-             xattr_permissions=2,unmapped_to_root"
+             copyup=block,xattr_permissions=2,unmapped_to_root"
         );
         let machine = Lower::Machine { store: "/s,t".into(), unmapped_to_root: true };
         assert_eq!(

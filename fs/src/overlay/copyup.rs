@@ -128,8 +128,8 @@ impl Overlay {
 
     /// The mark that says, besides the origin, that the data is not known to be on the disk.
     pub(super) fn unsynced_origin(&self, upper: &Upper, key: FileKey) -> Option<Vec<u8>> {
-        let boot = upper.boot().filter(|_| !upper.volatile())?;
-        self.fs.read().record(key).map(|origin| origin.to_bytes_unsynced(boot))
+        let epoch = upper.epoch().filter(|_| !upper.volatile())?;
+        self.fs.read().record(key).map(|origin| origin.to_bytes_unsynced(epoch))
     }
 
     /// Waits until the data of a copy is on the disk.

@@ -182,7 +182,7 @@ impl Overlay {
                 let upper = self.need_upper()?;
                 let find = |source: &Metacopy| self.data_below(&names.lowers, 0, name, source);
                 data = self.source_of(upper, &marks, attr.size, find)?;
-                unsynced = marks.unsynced.is_some_and(|boot| upper.boot() == Some(boot));
+                unsynced = marks.unsynced.is_some_and(|epoch| upper.epoch() == Some(epoch));
                 if marks.unsynced.is_some() && !unsynced {
                     self.restore(upper, fd.as_fd(), name, &marks, find)?;
                     attr = self.settings.ownership.stat(fd.as_fd(), name)?;

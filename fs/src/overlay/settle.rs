@@ -1,8 +1,8 @@
 //! What was copied up without waiting for the disk is brought there later: after some seconds, at
 //! fsync of the file, before it gets another name, and at unmount.
 //!
-//! Until then the file carries a mark with the boot in which it was copied. After a crash of the
-//! machine (another boot) the mount shows the lower's data again, as if the file had not been
+//! Until then the file carries a mark with the epoch in which it was copied. After a crash of the
+//! machine or of the disk (another epoch) the mount shows the lower's data again, as if the file had not been
 //! changed; a file that was synced is never affected. So a copy-up costs no wait, and a crash never
 //! leaves a file with neither the old nor the new data.
 

@@ -89,6 +89,22 @@ pub fn fstat(fd: BorrowedFd<'_>) -> Result<Attr> {
 
 /// Birth time of `name` below `dir` (empty: of `dir` itself), where the filesystem has it (statx(2)).
 pub fn birth_time(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Time>> {
+    let Some(sx) = statx(dir, name, libc::STATX_BTIME)? else { return Ok(None) };
+    let has = sx.stx_mask & libc::STATX_BTIME != 0;
+    Ok(has.then_some(Time { sec: sx.stx_btime.tv_sec, nsec: sx.stx_btime.tv_nsec }))
+}
+
+/// The number of the mount that `fd` is reached through, never used again in this boot (Linux 6.8);
+/// `None` where the kernel does not tell.
+pub fn mount_id(fd: BorrowedFd<'_>) -> Result<Option<u64>> {
+    /// `STATX_MNT_ID_UNIQUE` (linux/stat.h).
+    const UNIQUE: u32 = 0x4000;
+    let Some(sx) = statx(fd, b"", UNIQUE)? else { return Ok(None) };
+    Ok((sx.stx_mask & UNIQUE != 0).then_some(sx.stx_mnt_id))
+}
+
+/// statx(2); `None` where a seccomp profile does not allow it.
+fn statx(dir: BorrowedFd<'_>, name: &[u8], mask: u32) -> Result<Option<libc::statx>> {
     with_cstr(name, |c| {
         // SAFETY: an all-zero statx is a valid value for the kernel to fill.
         let mut sx: libc::statx = unsafe { std::mem::zeroed() };
@@ -98,17 +114,15 @@ pub fn birth_time(dir: BorrowedFd<'_>, name: &[u8]) -> Result<Option<Time>> {
                 raw(dir),
                 c.as_ptr(),
                 libc::AT_SYMLINK_NOFOLLOW | libc::AT_EMPTY_PATH,
-                libc::STATX_BTIME,
+                mask,
                 &raw mut sx,
             )
         });
         match done {
-            // Not allowed by a seccomp profile: nothing that statx(2) itself says about a name.
-            Err(e) if is_missing(e) => return Ok(None),
-            other => other?,
-        };
-        let has = sx.stx_mask & libc::STATX_BTIME != 0;
-        Ok(has.then_some(Time { sec: sx.stx_btime.tv_sec, nsec: sx.stx_btime.tv_nsec }))
+            // Nothing that statx(2) itself says about a name.
+            Err(e) if is_missing(e) => Ok(None),
+            other => other.map(|_| Some(sx)),
+        }
     })
 }
 

@@ -77,14 +77,9 @@ pub fn mapped_ids() -> Mapped {
 
 /// What tells this run of the machine from others: the kernel's boot id, a random UUID; `None` where
 /// `/proc` does not tell (proc_sys_kernel(5)).
-pub fn boot_id() -> Option<[u8; 16]> {
+pub fn boot_id() -> Option<u128> {
     let text = std::fs::read_to_string("/proc/sys/kernel/random/boot_id").ok()?;
-    let digits: Vec<u32> = text.chars().filter_map(|c| c.to_digit(16)).collect();
-    let bytes: Vec<u8> = digits
-        .chunks_exact(2)
-        .filter_map(|pair| Some((pair.first()? << 4 | pair.get(1)?) as u8))
-        .collect();
-    bytes.try_into().ok()
+    u128::from_str_radix(&text.trim().replace('-', ""), 16).ok()
 }
 
 /// Gives up what [`lock`] took.
