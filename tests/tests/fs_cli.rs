@@ -537,3 +537,20 @@ both!(debugging_counts_the_requests, |w| {
     assert!(said.contains(", MKDIR 7"), "{said}");
     assert!(said.contains("file data: write-back cache"), "{said}");
 });
+
+as_root!(the_kernel_reads_further_ahead, |w| {
+    if !ours(w) {
+        return;
+    }
+    w.mount();
+    let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
+    let at = w.m("").display().to_string();
+    let at = at.trim_end_matches('/');
+    let line = table.lines().find(|l| l.split(' ').nth(4) == Some(at)).unwrap();
+    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", line.split(' ').nth(2).unwrap());
+    // Without /sys, or where it cannot be written, there is nothing to set.
+    let writable = std::fs::OpenOptions::new().write(true).open(&setting).is_ok();
+    if writable {
+        assert_eq!(std::fs::read_to_string(&setting).unwrap(), "1024\n");
+    }
+});

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::ffi::OsStringExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
@@ -145,7 +145,20 @@ fn by_helper(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), Mo
     Ok((Mount { path: path.into(), by_helper: true }, device))
 }
 
+/// Read-ahead of a mount, KiB: a cold sequential read of 1 GiB takes half the time that it takes with
+/// the kernel's 128 KiB, and with more than this no less.
+const READ_AHEAD: &str = "1024";
+
 impl Mount {
+    /// Lets the kernel read further ahead, where we may (the machine's administrator may).
+    pub fn raise_read_ahead(&self) {
+        let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
+        if let Some(device) = device_of(&table, self.path.as_os_str().as_bytes()) {
+            let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
+            let _only_slower_without = std::fs::write(setting, READ_AHEAD);
+        }
+    }
+
     /// Takes the mount away while it is being served: cleanly if nobody uses it, otherwise after
     /// writing back what is dirty it is detached, and its last users have a moment to finish. False
     /// when some may still be left.
@@ -191,5 +204,43 @@ impl Mount {
             .stderr(Stdio::null())
             .status()
             .is_ok_and(|status| status.success())
+    }
+}
+
+/// The device number (`MAJOR:MINOR`) of what is mounted last on `path`, from the text of
+/// `/proc/self/mountinfo` (proc_pid_mountinfo(5)), where some characters are written in octal.
+fn device_of(table: &[u8], path: &[u8]) -> Option<String> {
+    let mut written = Vec::new();
+    for &byte in path {
+        match byte {
+            b' ' | b'\t' | b'\n' | b'\\' => written.extend(format!("\\{byte:03o}").bytes()),
+            _ => written.push(byte),
+        }
+    }
+    let mut found = None;
+    for line in table.split(|&b| b == b'\n') {
+        let mut fields = line.split(|&b| b == b' ').skip(2);
+        let (device, at) = (fields.next(), fields.nth(1));
+        if at == Some(&written) {
+            found = device.and_then(|d| std::str::from_utf8(d).ok());
+        }
+    }
+    found.map(Into::into)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_topmost_mount_is_found_by_its_path() {
+        let table = b"1 0 8:1 / / rw - ext4 /dev/sda1 rw\n\
+                      2 1 0:40 / /m\\040x rw - fuse.cowlfs a rw\n\
+                      3 1 0:41 / /m\\040x rw shared:3 - fuse.cowlfs b rw\n\
+                      4 1 0:42 / /m\\040xy rw - fuse.cowlfs c rw\n";
+        assert_eq!(device_of(table, b"/m x").as_deref(), Some("0:41"));
+        assert_eq!(device_of(table, b"/").as_deref(), Some("8:1"));
+        assert_eq!(device_of(table, b"/m"), None);
+        assert_eq!(device_of(b"", b"/"), None);
     }
 }
