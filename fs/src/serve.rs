@@ -8,6 +8,7 @@
 mod count;
 mod dispatch;
 pub mod explain;
+mod failed;
 mod opens;
 mod policy;
 mod pool;

@@ -146,6 +146,11 @@ impl Upper {
         match sys::xattr::remove(work.as_fd(), b"", crate::acl::DEFAULT) {
             Ok(()) => {}
             Err(e) if format::absent(e) => {}
+            // btrfs refuses even this over a quota; usually there is nothing to take away.
+            Err(e) if full(e) => match sys::xattr::get(work.as_fd(), b"", crate::acl::DEFAULT) {
+                Err(e) if format::absent(e) => {}
+                found => return Err(found.err().unwrap_or(e)),
+            },
             Err(e) => return Err(e),
         }
         let index = ensure_dir(workdir.as_fd(), INDEX)?;
@@ -588,12 +593,14 @@ fn probe(work: BorrowedFd<'_>, user_marks: bool) -> Result<UpperFeatures> {
         .into_iter()
         .filter(|ns| !(user_marks && *ns == Namespace::Trusted))
         .find(|ns| {
-            ns.name(Mark::Opaque).is_some_and(|n| sys::xattr::set(work, b"", &n, b"y", 0).is_ok())
+            ns.name(Mark::Opaque).is_some_and(|n| {
+                sys::xattr::set(work, b"", &n, b"y", 0).map_or_else(full, |()| true)
+            })
         })
         .unwrap_or(Namespace::None);
     // An ACL that says what the directory's mode says (acl(5)).
     let acl = crate::acl::minimal(0o700);
-    let acls = sys::xattr::set(work, b"", crate::acl::ACCESS, &acl, 0).is_ok();
+    let acls = sys::xattr::set(work, b"", crate::acl::ACCESS, &acl, 0).map_or_else(full, |()| true);
     let mut features = UpperFeatures {
         namespace,
         whiteouts: WhiteoutForm::Device,

@@ -2,7 +2,7 @@
 
 use super::opens::{Handle, How};
 use super::reply::{self, Body, Ttl};
-use super::seek::Seek;
+use super::seek::{Seek, Work};
 use super::session::{Answer, Scratch, Session, forget_listing};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
 use crate::attr::{Kind, Time};
@@ -23,16 +23,23 @@ impl Session {
     pub(super) fn forget(&self, head: &Header, mut body: Cursor<'_>) -> Result<()> {
         if head.opcode == op::FORGET {
             let n = body.u64()?;
-            self.overlay.forget(self.opens.forget(Handle(head.nodeid), n), n);
+            self.forget_node(Handle(head.nodeid), n);
             return Ok(());
         }
         let count = body.u32()?;
         body.u32()?;
         for _ in 0..count {
             let (node, n) = (body.u64()?, body.u64()?);
-            self.overlay.forget(self.opens.forget(Handle(node), n), n);
+            self.forget_node(Handle(node), n);
         }
         Ok(())
+    }
+
+    fn forget_node(&self, handle: Handle, n: u64) {
+        let node = self.opens.forget(handle, n);
+        // The kernel keeps a file that is open: nobody is left who could be told of a failure.
+        let _nobody = self.failed.take(node);
+        self.overlay.forget(node, n);
     }
 
     pub(super) fn answer(
@@ -47,8 +54,14 @@ impl Session {
         match head.opcode {
             op::LOOKUP => return self.lookup(node, body.name()?, s),
             op::GETATTR => {
+                // See `failed`.
+                let for_open_file = body.u32()? & wire::GETATTR_FH != 0;
+                if for_open_file && let Some(error) = self.failed.take(node) {
+                    return Err(error);
+                }
                 let attr = o.getattr(node)?;
-                s.body.attr_out(&attr, self.ttl(handle));
+                let told = !self.failed.waits(node);
+                s.body.attr_out(&attr, if told { self.ttl(handle) } else { Ttl::ZERO });
             }
             op::STATX => {
                 let attr = o.getattr(node)?;
@@ -143,7 +156,12 @@ impl Session {
                 let data = body.take(size as usize)?;
                 let kill = flags & wire::WRITE_KILL_SUIDGID != 0;
                 let by = kill.then_some(Unprivileged { gid: head.gid, pid: head.pid });
-                o.write(node, data, offset, by.as_ref())?;
+                if let Err(error) = o.write(node, data, offset, by.as_ref()) {
+                    if flags & wire::WRITE_CACHE != 0 {
+                        self.lost(node, offset, size, error);
+                    }
+                    return Err(error);
+                }
                 s.body.u32(size).u32(0);
             }
             op::STATFS => {
@@ -196,7 +214,10 @@ impl Session {
                 let (offset, whence) = (body.u64()?, body.u32()? as i32);
                 if let Some(seeks) = &*self.seeks.lock() {
                     let seek = Seek { unique: head.unique, node, offset, whence };
-                    return seeks.send(seek).map(|()| Answer::Later).map_err(|_| Errno::EIO);
+                    return seeks
+                        .send(Work::Seek(seek))
+                        .map(|()| Answer::Later)
+                        .map_err(|_| Errno::EIO);
                 }
                 s.body.u64(o.seek(node, offset, whence)?);
             }
@@ -219,6 +240,15 @@ impl Session {
             _ => return Err(Errno::ENOSYS),
         }
         Ok(Answer::Body)
+    }
+
+    /// Cached pages could not be stored.
+    fn lost(&self, node: NodeId, offset: u64, len: u32, error: Errno) {
+        self.failed.note(node, error);
+        if let Some(seeks) = &*self.seeks.lock() {
+            // Without the thread the mount is ending, and the kernel's cache with it.
+            let _ending = seeks.send(Work::Drop(node, offset, len));
+        }
     }
 
     /// Hands a pinned node to the kernel.

@@ -22,6 +22,11 @@ pub struct Ttl {
     pub nsec: u32,
 }
 
+impl Ttl {
+    /// Not at all.
+    pub const ZERO: Ttl = Ttl { sec: 0, nsec: 0 };
+}
+
 /// The body of a reply under construction.
 #[derive(Debug, Default)]
 pub struct Body(Vec<u8>);

@@ -10,11 +10,12 @@ use parking_lot::Mutex;
 
 use super::count::Counts;
 use super::explain;
+use super::failed::Failed;
 use super::opens::{Handle, Opened, Opens};
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::pool::Pool;
 use super::reply;
-use super::seek::{self, Seek};
+use super::seek::{self, Work};
 use super::settle;
 use super::wire::{self, Cursor, Header, op};
 use crate::ident::NodeId;
@@ -31,9 +32,10 @@ pub struct Session {
     pub(super) device: OwnedFd,
     pub(super) policy: Policy,
     pub(super) agreed: Agreed,
-    /// Where seeks are handed to that must not hold up a serving thread; `None` while not serving,
-    /// and where the kernel holds no dirty pages.
-    pub(super) seeks: Mutex<Option<Sender<Seek>>>,
+    /// Where work is handed to that waits for pages and must not hold up a serving thread; `None`
+    /// while not serving, and where the kernel holds no dirty pages.
+    pub(super) seeks: Mutex<Option<Sender<Work>>>,
+    pub(super) failed: Failed,
     pool: Pool,
     counts: Counts,
     pub(super) opens: Opens,
@@ -57,6 +59,7 @@ impl Session {
             policy,
             agreed,
             seeks: Mutex::new(None),
+            failed: Failed::default(),
             pool: Pool::default(),
             counts: Counts::default(),
             opens: Opens::default(),

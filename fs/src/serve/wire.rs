@@ -90,6 +90,10 @@ pub mod fattr {
 
 /// `FUSE_OPEN_KILL_SUIDGID`.
 pub const OPEN_KILL_SUIDGID: u32 = 1;
+/// `FUSE_GETATTR_FH`: the kernel asks on behalf of an open file.
+pub const GETATTR_FH: u32 = 1;
+/// `FUSE_WRITE_CACHE`: pages written back, not a write(2) that waits.
+pub const WRITE_CACHE: u32 = 1;
 /// `FUSE_WRITE_KILL_SUIDGID`.
 pub const WRITE_KILL_SUIDGID: u32 = 1 << 2;
 /// `FUSE_FSYNC_FDATASYNC`.
