@@ -19,6 +19,7 @@ use crate::tree::{self, Depth, Tree};
 pub mod jail;
 pub mod known;
 pub mod log;
+pub mod stub;
 pub mod sut;
 pub mod sys;
 
@@ -137,6 +138,15 @@ impl World {
 
     /// Unmounts and waits until the filesystem process has ended.
     pub fn unmount(&mut self) {
+        self.unmount_to_end(true);
+    }
+
+    /// The same after the upper's disk broke: the filesystem's process may end with a failure.
+    pub fn unmount_broken(&mut self) {
+        self.unmount_to_end(false);
+    }
+
+    fn unmount_to_end(&mut self, clean: bool) {
         if !self.mounted {
             return;
         }
@@ -152,7 +162,7 @@ impl World {
         last.unwrap_or_else(|e| panic!("umount: {e} (does the test still hold a descriptor?)"));
         self.mounted = false;
         if let Some(s) = self.server.take() {
-            s.wait_end();
+            s.wait_end(clean);
         }
     }
 

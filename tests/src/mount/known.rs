@@ -25,6 +25,7 @@ pub fn row(sut: Sut, mode: Mode, test: &str) -> Option<&'static Known> {
 }
 
 const NO_INDEX: &str = "without index, hard links of lower files break at copy-up";
+const NO_WRITEBACK: &str = "copies up at open, refuses at write: fsync has nothing to say";
 const NO_REDIRECT: &str = "directories of lower layers do not rename in a user namespace";
 
 const TABLE: &[Known] = &[
@@ -39,6 +40,19 @@ const TABLE: &[Known] = &[
         "d38_layers_without_xattrs_and_acls",
         "d_ino and st_ino differ over layers of several filesystems",
     ),
+    always(Sut::Overlay, "a_file_that_cannot_be_read_to_its_end", "reads ahead into the fault"),
+    always(Sut::Overlay, "a_link_that_cannot_be_read", "d_ino and st_ino differ"),
+    always(Sut::Overlay, "a_write_that_cannot_copy_up_is_reported", NO_WRITEBACK),
+    always(Sut::Overlay, "a_program_that_fills_the_disk_is_told", NO_WRITEBACK),
+    always(Sut::Overlay, "what_could_not_be_stored_is_not_shown", NO_WRITEBACK),
+    always(Sut::Overlay, "everything_fails_at_once_and_unmounts", "ESTALE for what was cached"),
+    Known {
+        sut: Sut::Overlay,
+        mode: None,
+        test: "a_quota_is_a_full_disk",
+        always: false,
+        why: "mounts read-only when its workdir cannot be made",
+    },
     always(Sut::Overlay, "d36_five_hundred_layers", "mount data is one page"),
     userns("d07_lower_hard_links_stay_one_file", NO_INDEX),
     userns("d07_open_handle_of_one_name_sees_a_write_by_another", NO_INDEX),

@@ -1,6 +1,6 @@
 //! System calls as the tests need them: thin, with the raw errno, on byte paths.
 //!
-//! With its child `process`, the only place of the harness with `unsafe`. Nothing here retries or interprets: a test wants to
+//! With its children, the only place of the harness with `unsafe`. Nothing here retries or interprets: a test wants to
 //! see exactly what the kernel answered, because errno is part of what is compared.
 
 use std::ffi::{CString, OsStr, OsString};
@@ -8,8 +8,10 @@ use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
+mod disk;
 mod process;
 
+pub use disk::{Cut, mount, shut_down, syncfs, umount};
 pub use process::{
     Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, forbid_calls, kill,
     open_program, ready_pipe, wait_readable,
@@ -565,22 +567,4 @@ impl Drop for Mapping {
         // SAFETY: our own mapping; nothing refers to it afterwards.
         unsafe { libc::munmap(self.at.cast(), self.len) };
     }
-}
-
-/// `mount(2)`.
-pub fn mount(src: &str, at: &Path, kind: &str, flags: u64, data: &[u8]) -> R<()> {
-    let (src, at, kind) = (c(src), c(at), c(kind));
-    let data = CString::new(data).expect("mount data holds a NUL byte");
-    // SAFETY: all strings are NUL-terminated and outlive the call.
-    ck(unsafe {
-        libc::mount(src.as_ptr(), at.as_ptr(), kind.as_ptr(), flags, data.as_ptr().cast())
-    })
-    .map(drop)
-}
-
-/// `umount2(2)`.
-pub fn umount(at: &Path, flags: i32) -> R<()> {
-    let at = c(at);
-    // SAFETY: the string is NUL-terminated and outlives the call.
-    ck(unsafe { libc::umount2(at.as_ptr(), flags) }).map(drop)
 }
