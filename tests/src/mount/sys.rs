@@ -10,12 +10,15 @@ use std::path::Path;
 
 mod disk;
 mod process;
+mod trace;
 
 pub use disk::{Cut, mount, shut_down, syncfs, umount};
 pub use process::{
     Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, forbid_calls, kill,
     open_program, ready_pipe, wait_readable,
 };
+
+pub use trace::Watch;
 
 pub use libc;
 pub use nix::errno::Errno;
