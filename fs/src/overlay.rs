@@ -174,6 +174,7 @@ impl Overlay {
                 for (number, tag) in upper.check_tags(&fs.stable_tags())? {
                     fs.adopt(number, tag);
                 }
+                upper.settle_plans()?;
                 upper.indexed()?.into_iter().collect()
             }
             None => HashMap::new(),

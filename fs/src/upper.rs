@@ -22,6 +22,9 @@ mod foreign;
 pub use foreign::has_kernel_index;
 
 mod incompat;
+mod plan;
+
+pub use plan::{Change, Plan};
 
 /// How deletions are recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -544,6 +547,7 @@ impl Upper {
         let is_same = |fs: u16| same.iter().any(|(number, _)| *number == fs);
         for key in self.index_keys()? {
             if !is_same(key.fs) {
+                self.forget_plan(key);
                 self.forget_count(key);
                 let _may_be_absent = sys::dir::unlinkat(self.index(), &Self::index_name(key));
             }

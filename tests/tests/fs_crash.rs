@@ -92,10 +92,6 @@ fn differs(w: &World) -> String {
     tree::diff(&tree::read(&w.r(""), Depth::View), &w.view(), Depth::View)
 }
 
-/// Whether a crash between hiding one name of a hard-linked lower file and recording its new link
-/// count counts as a failure. The names are always right; the count may stay one too high.
-const STRICT_LINK_COUNTS: bool = false;
-
 /// Compares after a crash; false when the reference cannot go on because the two may differ.
 fn check(w: &World, last: Option<Op>) -> bool {
     let before = differs(w);
@@ -119,11 +115,6 @@ fn check(w: &World, last: Option<Op>) -> bool {
         let touched = |p: &str| undone.get(p.as_bytes()) != done.get(p.as_bytes());
         let other: Vec<_> = before.lines().filter(|l| !touched(path_of(l))).collect();
         assert!(other.is_empty(), "an interrupted `{what}` changed:\n{}", other.join("\n"));
-        return false;
-    }
-    if !STRICT_LINK_COUNTS
-        && after.lines().all(|l| l.contains(": nlink: ") || l.contains(": twin: "))
-    {
         return false;
     }
     panic!("`{what}` was interrupted and is neither undone:\n{before}nor done:\n{after}");

@@ -13,7 +13,7 @@ const PATIENCE: u64 = 7200;
 fn short_in_memory(w: &mut World) {
     w.in_memory();
     let first = if w.mode == Mode::Root { 1 } else { 10_000 };
-    model::run_in(w, Size::from_env(first, 800, 16));
+    model::run_in(w, Size::from_env(first, 600, 16));
 }
 
 /// On the disk's filesystem.

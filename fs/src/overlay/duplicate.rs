@@ -13,6 +13,7 @@ use crate::format::{self, Mark};
 use crate::inode::Source;
 use crate::layer::LowerRef;
 use crate::partial::{Partial, RecordId};
+use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, Result};
 use crate::upper::{self, Upper};
 
@@ -139,6 +140,10 @@ impl Overlay {
             }
         }
         self.copy_meta(upper, lower, &copied.tmp, &attr)?;
+        if matches!(amount, Amount::Prefix(n) if n < attr.size) {
+            // Cut off already: no crash may show it with the time of the whole.
+            sys::dir::utimesat(work, &copied.tmp, SetTime::Omit, SetTime::Now)?;
+        }
         if let (Some((plan, mut source)), Some(file)) = (lacking, &copied.file) {
             if let Plan::Blocks(end) = plan {
                 source.partial = Some(Arc::new(self.make_partial(upper, file.as_fd(), end)?));

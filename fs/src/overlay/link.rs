@@ -8,7 +8,7 @@ use super::{Looked, Overlay, add_link};
 use crate::ident::NodeId;
 use crate::inode::{Node, Place};
 use crate::sys::{self, Errno, Result};
-use crate::upper::Upper;
+use crate::upper::Change;
 
 impl Overlay {
     /// Gives a file one more name; the caller gives the pin on the node back.
@@ -30,8 +30,14 @@ impl Overlay {
         let (fd, over_whiteout) = self.vacant(upper, &parent, &names, name)?;
         let copied_up = node.key != self.upper_key(&node)?;
         let tmp = upper.temp_name();
-        // Counted before it is there: a count that is too low would lose the file too early.
-        let counted = self.count_one_more(upper, &node)?;
+        let counted = self.count_in_index(&node);
+        let noted = counted.is_some_and(|n| {
+            self.note_change(upper, &node, (n, n + 1), Change::Gains, &parent, name)
+        });
+        if let (Some(count), false) = (counted, noted) {
+            // Counted before it is there: a count that is too low would lose the file too early.
+            self.record_links(upper, &node, count + 1)?;
+        }
         let (to, newname) =
             if over_whiteout { (upper.work(), &tmp[..]) } else { (fd.as_fd(), name) };
         let mut made = self.with_upper(&node, |from, old| {
@@ -48,10 +54,20 @@ impl Overlay {
             }
         }
         if let Err(e) = made {
-            if let Some(count) = counted {
-                let _too_high_at_worst = self.record_links(upper, &node, count);
+            match counted {
+                Some(_) if noted => upper.forget_plan(node.key),
+                Some(count) => {
+                    let _too_high_at_worst = self.record_links(upper, &node, count);
+                }
+                None => {}
             }
             return Err(e);
+        }
+        // Without the record (a full disk) the note stays for the next mount.
+        if let (Some(count), true) = (counted, noted)
+            && self.record_links(upper, &node, count + 1).is_ok()
+        {
+            upper.forget_plan(node.key);
         }
         let mut state = node.state.write();
         add_link(&mut state, &parent, name);
@@ -70,15 +86,10 @@ impl Overlay {
         self.looked(self.nodes.get_pinned(node.id).ok_or(Errno::ESTALE)?)
     }
 
-    /// Records one more name of a file of the index; returns the count so far.
-    fn count_one_more(&self, upper: &Upper, node: &Arc<Node>) -> Result<Option<u32>> {
+    /// The number of names of a file of the index.
+    fn count_in_index(&self, node: &Arc<Node>) -> Option<u32> {
         let state = node.state.read();
-        if !matches!(state.place, Place::Index) {
-            return Ok(None);
-        }
-        let count = state.nlink.unwrap_or(1);
-        self.record_links(upper, node, count + 1)?;
-        Ok(Some(count))
+        matches!(state.place, Place::Index).then(|| state.nlink.unwrap_or(1))
     }
 
     /// The key of the upper object itself; it differs from the node's after a copy-up.

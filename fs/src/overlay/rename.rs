@@ -140,6 +140,7 @@ impl Overlay {
         }
         let below = to_entry.is_some_and(|e| e.flags.has(Flags::LOWER));
         self.prepare_dir(upper, source, &from, redirect.as_deref(), below)?;
+        let mut noted = false;
         if exchange {
             let target = target.ok_or(Errno::ENOENT)?;
             let below = from_entry.flags.has(Flags::LOWER);
@@ -155,6 +156,8 @@ impl Overlay {
         } else {
             if let (Some(target), Some(entry)) = (target, &to_entry) {
                 self.clear_target(upper, target, &to, entry)?;
+                let in_upper = entry.flags.has(Flags::UPPER);
+                noted = self.note_loss(upper, newparent, newname, target, in_upper);
             }
             let moved =
                 self.move_object(upper, &from, &to, source.kind, &from_entry, to_entry.as_ref());
@@ -163,6 +166,9 @@ impl Overlay {
                     target.state.write().held = None;
                 } else {
                     self.release(target, &mut target.state.write());
+                    if noted {
+                        upper.forget_plan(target.key);
+                    }
                 }
                 return Err(e); // it keeps its name
             }
@@ -190,7 +196,7 @@ impl Overlay {
                 dir.merged.lock().removed = true;
                 self.lose_dir_link(target);
             } else {
-                self.after_unlink(upper, newparent, newname, target);
+                self.after_unlink(upper, newparent, newname, target, noted);
             }
         }
         Ok(())

@@ -10,7 +10,7 @@ use crate::ident::NodeId;
 use crate::inode::{Names, Node, Place};
 use crate::merge::{Entry, Flags};
 use crate::sys::{self, Errno, Result};
-use crate::upper::Upper;
+use crate::upper::{Change, Plan, Upper};
 
 impl Overlay {
     /// Removes the non-directory `name`.
@@ -62,16 +62,76 @@ impl Overlay {
         let fd = self.upper_dir_fd(parent)?;
         let (in_upper, below) = (entry.flags.has(Flags::UPPER), entry.flags.has(Flags::LOWER));
         self.before_unlink(upper, parent, fd.as_fd(), name, node)?;
-        match (in_upper, below) {
-            (true, true) => upper.replace_by_whiteout(fd.as_fd(), name)?,
-            (true, false) => sys::dir::unlinkat(fd.as_fd(), name)?,
-            (false, _) => upper.add_whiteout(fd.as_fd(), name)?,
+        let noted = self.note_loss(upper, parent, name, node, in_upper);
+        let removed = match (in_upper, below) {
+            (true, true) => upper.replace_by_whiteout(fd.as_fd(), name),
+            (true, false) => sys::dir::unlinkat(fd.as_fd(), name),
+            (false, _) => upper.add_whiteout(fd.as_fd(), name),
+        };
+        if let Err(e) = removed {
+            if noted {
+                upper.forget_plan(node.key);
+            }
+            return Err(e);
         }
         if let Some(m) = &mut names.merged {
             m.set_removed(name, below);
         }
-        self.after_unlink(upper, parent, name, node);
+        self.after_unlink(upper, parent, name, node, noted);
         Ok(())
+    }
+
+    /// Notes that a file whose link count has a record is about to lose a name; whether it was noted.
+    pub(super) fn note_loss(
+        &self,
+        upper: &Upper,
+        parent: &Arc<Node>,
+        name: &[u8],
+        node: &Arc<Node>,
+        in_upper: bool,
+    ) -> bool {
+        if !node.keyed() {
+            return false;
+        }
+        let counted = match self.place(node) {
+            Place::Lower(_) | Place::Index => self.count_of(node),
+            Place::Upper | Place::Stash => return false,
+        };
+        let change = if in_upper { Change::LosesUpper } else { Change::LosesLower };
+        counted.is_ok_and(|old| {
+            self.note_change(upper, node, (old, old.saturating_sub(1)), change, parent, name)
+        })
+    }
+
+    /// Notes a coming change of a link count that has a record; whether that could be done.
+    pub(super) fn note_change(
+        &self,
+        upper: &Upper,
+        node: &Node,
+        counts: (u32, u32),
+        change: Change,
+        parent: &Arc<Node>,
+        name: &[u8],
+    ) -> bool {
+        let mut names = vec![name.to_vec()];
+        let mut at = Arc::clone(parent);
+        while at.id != NodeId::ROOT {
+            let Some(link) = at.state.read().links.first().cloned() else { return false };
+            names.push(link.name.to_vec());
+            at = link.parent;
+        }
+        names.reverse();
+        upper.note_plan(&Plan { key: node.key, counts, change, path: names.join(&b'/') })
+    }
+
+    /// The number of names in the union of a file with several names in a lower.
+    fn count_of(&self, node: &Node) -> Result<u32> {
+        let state = node.state.read();
+        match (&state.place, state.nlink) {
+            (_, Some(n)) => Ok(n),
+            (Place::Lower(at), None) => self.layer(at.layer)?.attr(at).map(|a| a.nlink),
+            (_, None) => Ok(1),
+        }
     }
 
     /// Holds on to an upper object that is about to lose its last known name: whoever has it open
@@ -120,13 +180,15 @@ impl Overlay {
         })
     }
 
-    /// Takes the removed name off the node and keeps its link count.
+    /// Takes the removed name off the node and keeps its link count; a note of that, if one was made,
+    /// has done its work then.
     pub(super) fn after_unlink(
         &self,
         upper: &Upper,
         parent: &Arc<Node>,
         name: &[u8],
         node: &Arc<Node>,
+        noted: bool,
     ) {
         let mut state = node.state.write();
         let before = state.links.len();
@@ -149,9 +211,12 @@ impl Overlay {
                 }
                 Place::Upper | Place::Stash => Ok(()),
             };
-            // The name is gone, whatever becomes of the record (a full disk): a count that is too
-            // high after the next mount only keeps a file in the index for longer.
-            let _too_high_at_worst = recorded;
+            // The name is gone, whatever becomes of the record (a full disk): the next mount puts it
+            // right by the note. Without one, a count that is too high only keeps a file in the index
+            // for longer.
+            if noted && recorded.is_ok() {
+                upper.forget_plan(node.key);
+            }
         }
         drop(state);
         self.drop_record_of(upper, node);

@@ -11,7 +11,8 @@ use crate::tree::{self, Depth};
 
 /// Mount options of the cases, each as often as it is named; `COWL_MODEL_OPTIONS` names others,
 /// separated by semicolons.
-const OPTIONS: &[&str] = &["", "", "", "volatile", "timeout=0"];
+const OPTIONS: &[&str] =
+    &["", "", "volatile", "timeout=0", "copyup=block", "copyup=block", "metacopy=on"];
 
 /// Everything that decides a case.
 #[derive(Debug, Clone)]
