@@ -341,6 +341,17 @@ impl Table {
         gone
     }
 
+    /// Up to `n` nodes with the lowest numbers above `after`, in their order.
+    pub fn above(&self, after: NodeId, n: usize) -> Vec<Arc<Node>> {
+        let mut ids: Vec<NodeId> = Vec::new();
+        for shard in &self.shards {
+            ids.extend(shard.lock().iter().map(|node| node.id).filter(|id| *id > after));
+        }
+        ids.sort_unstable();
+        ids.truncate(n);
+        ids.into_iter().filter_map(|id| self.get(id)).collect()
+    }
+
     /// Number of nodes (for tests and the log).
     pub fn len(&self) -> usize {
         self.shards.iter().map(|s| s.lock().len()).sum()

@@ -48,6 +48,8 @@ pub struct Options {
     pub no_acl: bool,
     /// `static_nlink`.
     pub static_nlink: bool,
+    /// `cache=`: how many files may be known.
+    pub cache: Option<usize>,
     /// `timeout=`, seconds.
     pub timeout: Option<f64>,
     /// `one_file_system`.
@@ -220,6 +222,10 @@ impl Options {
             }
             "noacl" => self.no_acl = true,
             "static_nlink" => self.static_nlink = true,
+            "cache" => {
+                let count = text(value).parse().ok().filter(|n| *n > 0);
+                self.cache = Some(count.ok_or_else(|| bad("not a number of files"))?);
+            }
             "timeout" => {
                 let seconds = text(value).parse::<f64>().ok().filter(|s| *s >= 0.0);
                 self.timeout = Some(seconds.ok_or_else(|| bad("not a number of seconds"))?);
@@ -332,6 +338,8 @@ mod tests {
             "lowerdir",
             "lowerdir=/a::/b",
             "timeout=-1",
+            "cache=0",
+            "cache=many",
             "uidmapping=0:1",
             "xattr_permissions=3",
             "redirect_dir=maybe",
@@ -368,7 +376,7 @@ mod tests {
         }
         let value = match o.value {
             v if v.contains("IN:OUT") => "0:1000:1",
-            "N" | "SECONDS" => "7",
+            "N" | "SECONDS" | "COUNT" => "7",
             "HOW" => "block:7",
             _ => "/x",
         };

@@ -124,6 +124,17 @@ pub struct Looked {
     pub attr: Attr,
 }
 
+/// A node that the kernel may be asked to forget.
+#[derive(Debug)]
+pub struct Known {
+    /// Its number.
+    pub id: NodeId,
+    /// Whether it is a directory.
+    pub dir: bool,
+    /// Its directory and name, if it has just one.
+    pub name: Option<(NodeId, Box<[u8]>)>,
+}
+
 impl Overlay {
     /// A union of `lowers` (topmost first) under `upper`.
     ///
@@ -256,6 +267,20 @@ impl Overlay {
     /// An inode number as programs are shown it.
     fn shown_ino(&self, ino: u64) -> u64 {
         self.short.as_ref().map_or(ino, |short| short.of(ino))
+    }
+
+    /// Nodes with numbers above `after`, lowest first: up to `n`, and from the lowest again when none is
+    /// left.
+    pub fn known(&self, after: NodeId, n: usize) -> Vec<Known> {
+        let mut found = self.nodes.above(after, n);
+        if found.is_empty() {
+            found = self.nodes.above(NodeId::ROOT, n);
+        }
+        let known = |node: Arc<Node>| {
+            let name = node.state.read().plain().map(|(dir, name)| (dir.id, name.into()));
+            Known { id: node.id, dir: node.dir.is_some(), name }
+        };
+        found.into_iter().map(known).collect()
     }
 
     /// Number of nodes known (for the log and tests).

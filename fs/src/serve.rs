@@ -13,6 +13,7 @@ mod opens;
 mod policy;
 mod pool;
 pub mod probe;
+mod prune;
 mod reply;
 mod seek;
 mod session;

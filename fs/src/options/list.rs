@@ -130,6 +130,12 @@ pub const OPTIONS: &[Opt] = &[
     ),
     opt(
         View,
+        "cache",
+        "COUNT",
+        "how many files may be remembered that nobody uses (default: while memory lasts)",
+    ),
+    opt(
+        View,
         "timeout",
         "SECONDS",
         "how long the kernel may keep names and attributes (default: for ever)",

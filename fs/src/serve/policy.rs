@@ -63,6 +63,8 @@ pub struct Policy {
     pub xattrs: bool,
     /// Threads that answer requests to begin with; more are started when all have work.
     pub threads: usize,
+    /// How many files may be known before the kernel is asked to let go of some (`cache=`).
+    pub cache: Option<usize>,
 }
 
 impl Policy {
@@ -75,6 +77,7 @@ impl Policy {
             acls,
             xattrs: true,
             threads: 2,
+            cache: None,
         }
     }
 

@@ -16,8 +16,8 @@ use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::pool::Pool;
 use super::reply;
 use super::seek::{self, Work};
-use super::settle;
 use super::wire::{self, Cursor, Header, op};
+use super::{prune, settle};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
 use crate::sys::{self, Errno, Result};
@@ -114,17 +114,18 @@ impl Session {
             Some(upper) if !upper.volatile() => Some(settle::start(self)?),
             _ => None,
         };
+        let pruning = self.policy.cache.map(|limit| prune::start(self, limit)).transpose()?;
         for _ in 1..self.policy.threads.max(1) {
             self.pool.grow(self);
         }
         let mut done = self.serve(true);
         done = done.and(self.pool.join());
         drop(self.seeks.lock().take());
-        let settling = settling.map(|(sender, thread)| {
+        let waiting = settling.into_iter().chain(pruning).map(|(sender, thread)| {
             drop(sender);
             thread
         });
-        for thread in seeking.into_iter().chain(settling) {
+        for thread in seeking.into_iter().chain(waiting) {
             if thread.join().is_err() {
                 done = done.and(Err(Errno::EIO));
             }

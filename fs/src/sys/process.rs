@@ -1,6 +1,7 @@
 //! What concerns the whole process: limits, ids, umask, locks, namespaces.
 
 use std::os::fd::BorrowedFd;
+use std::sync::OnceLock;
 use std::time::{Duration, Instant};
 
 use super::{Errno, Result, check_int, raw};
@@ -35,6 +36,15 @@ pub fn large_blocks_apart() {
     }
 }
 
+/// Gives memory that is no longer used back to the system (malloc_trim(3)), where the C library can.
+pub fn give_back_memory() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: plain call; the allocator takes its own locks.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// Sets the umask to 0: modes given to the host are exact, the caller's umask comes with requests.
 pub fn clear_umask() {
     // SAFETY: plain call.
@@ -55,9 +65,13 @@ fn read_id(path: &str) -> u32 {
         .unwrap_or(DEFAULT_OVERFLOW)
 }
 
-/// The user and group id that stand for "not mapped here" (`/proc/sys/kernel/overflowuid`).
+/// The user and group id that stand for "not mapped here" (`/proc/sys/kernel/overflowuid`), as they
+/// were when first asked for: every layer asks.
 pub fn overflow_ids() -> (u32, u32) {
-    (read_id("/proc/sys/kernel/overflowuid"), read_id("/proc/sys/kernel/overflowgid"))
+    static IDS: OnceLock<(u32, u32)> = OnceLock::new();
+    *IDS.get_or_init(|| {
+        (read_id("/proc/sys/kernel/overflowuid"), read_id("/proc/sys/kernel/overflowgid"))
+    })
 }
 
 /// Whether a process has `gid` among its supplementary groups (`/proc/PID/status`); `None` where

@@ -79,3 +79,61 @@ both!(d42_layers_are_free_after_umount, |w| {
     // Nothing is left to compare at the end but an empty directory.
     w.set_lowers(0);
 });
+
+fn resident_kib(pid: i32) -> u64 {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let line = status.lines().find_map(|l| l.strip_prefix("VmRSS:")).expect("a resident size");
+    line.trim().trim_end_matches(" kB").parse().unwrap()
+}
+
+/// Files that are looked at in the tests of memory: known ones take some 170 bytes each, 4 MiB.
+const MANY: usize = 24_000;
+
+fn look_at_all(w: &cowl_tests::mount::World) -> Vec<u64> {
+    let name = |i| w.m(format!("d{}/f{i}", i % 8));
+    (0..MANY).map(|i| sys::lstat(name(i)).unwrap().st_ino).collect()
+}
+
+both!(memory_follows_the_limit_of_known_files, |w| {
+    if w.sut != Sut::Cowlfs {
+        return;
+    }
+    w.in_memory();
+    for i in 0..MANY {
+        put(&w.l(1, format!("d{}/f{i}", i % 8)), "");
+    }
+    w.options = vec!["cache=1000".into()];
+    w.mount();
+    let Some(pid) = w.server_pid() else { return };
+    // In use, so never given up.
+    let held = sys::open(w.m("d1/f1"), libc::O_RDONLY, 0).unwrap();
+    let before = resident_kib(pid);
+    let inos = look_at_all(w);
+    let within = (0..100).any(|_| {
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        resident_kib(pid) < before + 3000
+    });
+    assert!(within, "{before} KiB before, {} KiB after", resident_kib(pid));
+    assert_eq!(look_at_all(w), inos, "forgotten files are found again as what they were");
+    assert_eq!(sys::fstat(&held).unwrap().st_ino, inos[1]);
+});
+
+both!(memory_stays_flat_under_churn, |w| {
+    w.in_memory();
+    w.put(1, "d/lower", "x");
+    w.mount();
+    let Some(pid) = w.server_pid() else { return };
+    let churn = |rounds: usize| {
+        for i in 0..rounds {
+            put(&w.m(format!("d/a{i}")), "x");
+            sys::rename(w.m(format!("d/a{i}")), w.m(format!("d/b{i}")), 0).unwrap();
+            sys::unlink(w.m(format!("d/b{i}"))).unwrap();
+        }
+    };
+    churn(2_000);
+    let before = resident_kib(pid);
+    churn(20_000);
+    let after = resident_kib(pid);
+    // A leak of one node a round were 3,400 KiB.
+    assert!(after < before + 1500, "{before} KiB before, {after} KiB after 20,000 rounds");
+});
