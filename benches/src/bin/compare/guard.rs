@@ -5,7 +5,8 @@
 
 use crate::report::Report;
 use crate::stats::{Summary, geometric_mean, paired};
-use crate::table::value;
+use crate::table::{self, value};
+use crate::workload::Unit;
 
 /// A change of less than this is never flagged.
 const LIMIT: f64 = 1.10;
@@ -36,7 +37,8 @@ fn verdict(ratios: &Summary) -> Verdict {
 pub fn compare(report: &Report, now: &str, before: &str) -> (String, usize) {
     let mut out = format!("{now} as a multiple of {before}: median of pairs (quartiles)\n\n");
     let (mut slower, mut all) = (0, Vec::new());
-    for row in report.rows(false) {
+    // CPU time depends less than the clock on what else the machine does.
+    for row in report.rows(false).chain(report.rows(true).filter(|row| table::worth(report, row))) {
         let Some(ratios) = paired(report.cell(&row.id, now), report.cell(&row.id, before)) else {
             continue;
         };
@@ -49,12 +51,13 @@ pub fn compare(report: &Report, now: &str, before: &str) -> (String, usize) {
         all.push(ratios.median);
         let middle = |system| Summary::of(report.cell(&row.id, system)).map_or(0.0, |s| s.median);
         out += &format!(
-            "{:>5.2} ({:.2}–{:.2})  {:>10} → {:<10} {}{mark}\n",
+            "{:>5.2} ({:.2}–{:.2})  {:>10} → {:<10} {}{}{mark}\n",
             ratios.median,
             ratios.low,
             ratios.high,
             value(middle(before), row.unit),
             value(middle(now), row.unit),
+            if row.unit == Unit::CpuSeconds { "CPU time: " } else { "" },
             row.label
         );
     }

@@ -157,7 +157,7 @@ pub fn markdown(report: &Report) -> String {
 }
 
 /// CPU rows in which every system stays under a clock tick of old, 10 ms, say nothing.
-fn worth(report: &Report, row: &Measure) -> bool {
+pub fn worth(report: &Report, row: &Measure) -> bool {
     row.unit != Unit::CpuSeconds
         || report.systems.iter().any(|s| {
             Summary::of(report.cell(&row.id, &s.name)).is_some_and(|found| found.median >= 0.01)
