@@ -9,6 +9,7 @@ use super::{Overlay, soft};
 use crate::attr::{Attr, Kind, Time};
 use crate::ident::NodeId;
 use crate::inode::{Node, Place};
+use crate::layer::Layer;
 use crate::sys::dir::SetTime;
 use crate::sys::{self, Errno, Result};
 
@@ -155,6 +156,12 @@ impl Overlay {
                 None => self.keep_privileges(&file, resize)?,
             }
         }
+        // chown(2) with neither an owner nor a group takes the privileges all the same.
+        if let (Some(caller), None, None) = (&change.unprivileged, change.size, change.mode)
+            && node.kind == Kind::File
+        {
+            self.drop_privileges(&node, caller)?;
+        }
         self.with_upper(&node, |fd, name| {
             if uid.is_some() || gid.is_some() {
                 self.settings.ownership.chown(fd, name, uid, gid)?;
@@ -187,6 +194,16 @@ impl Overlay {
             return Ok(false);
         }
         let attr = self.raw_attr(node)?;
+        let privileges = || match self.place(node) {
+            Place::Lower(at) => {
+                let capable = |layer: &dyn Layer| layer.xattr(&at, b"security.capability").is_ok();
+                attr.perm & 0o6000 != 0 || self.layer(at.layer).is_ok_and(capable)
+            }
+            _ => true,
+        };
+        if change.unprivileged.is_some() && node.kind != Kind::Dir && privileges() {
+            return Ok(false);
+        }
         let same = |set: Option<SetTime>, now| set.is_none_or(|t| t == SetTime::At(now));
         Ok(same(change.atime, attr.atime) && same(change.mtime, attr.mtime))
     }

@@ -424,7 +424,8 @@ impl Session {
             size: has(fattr::SIZE).then_some(size),
             atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
             mtime,
-            unprivileged: has(fattr::KILL_SUIDGID)
+            // chown(2) of neither owner nor group arrives with nothing in it, and takes the privileges.
+            unprivileged: (has(fattr::KILL_SUIDGID) || valid & fattr::CHANGES == 0)
                 .then_some(Unprivileged { gid: head.gid, pid: head.pid }),
         })
     }
