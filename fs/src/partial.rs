@@ -133,7 +133,7 @@ impl Partial {
     /// The mark that the file is to carry.
     pub fn mark(&self, records: &Records, held: &Held) -> PartialMark {
         PartialMark {
-            durable: self.durable.load(Ordering::Relaxed),
+            durable: self.durable(),
             epoch: records.epoch,
             id: self.id,
             end: held.blocks.end(),
@@ -209,9 +209,14 @@ impl Partial {
         Ok(())
     }
 
-    /// Notes that the mark says `durable`. Returns whether it did already.
-    pub fn set_durable(&self) -> bool {
-        self.durable.swap(true, Ordering::Relaxed)
+    /// Whether the mark says that there is a durable bitmap.
+    pub fn durable(&self) -> bool {
+        self.durable.load(Ordering::Relaxed)
+    }
+
+    /// Notes what the mark says from now on.
+    pub fn set_durable(&self, durable: bool) {
+        self.durable.store(durable, Ordering::Relaxed);
     }
 
     /// The file is complete, or gone: its record is of no use any more.
@@ -453,7 +458,8 @@ mod tests {
         let snapshot = p.snapshot().unwrap();
         p.hold(&r, &mut p.held_mut(), &(BLOCK..2 * BLOCK)).unwrap();
         p.write_durable(&r, &snapshot).unwrap();
-        assert!(!p.set_durable());
+        assert!(!p.durable());
+        p.set_durable(true);
         let after = records(&dir, 2);
         let loaded = after.load(&mark(&p, &r), 1000 * BLOCK).unwrap();
         assert!(loaded.held().blocks.holds(0));

@@ -158,7 +158,7 @@ impl Overlay {
         state.place = place;
         state.data = copied.source.take();
         self.fds.drop_data(node.id);
-        drop(state);
+        // Before anybody can see it in the upper and give it another name.
         if named && copied.unsynced {
             self.settle_later(node, None);
         }
@@ -274,6 +274,24 @@ impl Overlay {
             names.impure = true;
         }
         !names.unmarkable
+    }
+
+    /// Before `node` gets a name in a directory: marks that directory, without which nobody would look
+    /// at the marks of the file. Where it lacks data, that must not fail.
+    pub(super) fn impure_for(
+        &self,
+        upper: &Upper,
+        node: &Node,
+        names: &mut Names,
+        fd: BorrowedFd<'_>,
+    ) -> Result<()> {
+        if self.note_impure(upper, names, fd) || node.state.read().source().is_none() {
+            return Ok(());
+        }
+        // There was no room for it, perhaps.
+        upper.set_mark(fd, b"", Mark::Impure, b"y")?;
+        names.unmarkable = false;
+        Ok(())
     }
 
     /// Gives a file of the index the upper name that a rename needs to move.

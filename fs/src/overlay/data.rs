@@ -202,7 +202,10 @@ impl Overlay {
     /// Everything written so far reaches the disk.
     pub fn sync_all(&self) -> Result<()> {
         match &self.upper {
-            Some(upper) if !upper.volatile() => sys::file::syncfs(upper.root()),
+            Some(upper) if !upper.volatile() => {
+                self.settle_all()?;
+                sys::file::syncfs(upper.root())
+            }
             _ => Ok(()),
         }
     }

@@ -21,6 +21,8 @@ use crate::upper::{self, Upper};
 const COPY_BUFFER: usize = 1 << 20;
 /// Bytes asked of one `copy_file_range`: long enough to be cheap, short enough to be interruptible.
 const COPY_STEP: u64 = 64 << 20;
+/// Files larger than this, 16 TiB, are copied up whole: their bitmaps would take more than 512 MiB.
+const MOST_IN_BLOCKS: u64 = 1 << 44;
 /// What a copy gets of a regular file's data.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Plan {
@@ -61,7 +63,7 @@ impl Overlay {
         let small = self.settings.copy_up_blocks.filter(|_| upper.records().is_some());
         let bare = upper.features().namespace != format::Namespace::None
             && (small.is_some() || self.settings.metacopy);
-        let by_block = |size| small.is_some_and(|small| size > small);
+        let by_block = |kept| small.is_some_and(|small| kept > small) && size <= MOST_IN_BLOCKS;
         match amount {
             Amount::Attributes if bare && size > 0 => Plan::Attributes,
             Amount::Prefix(n) if by_block(n.min(size)) => Plan::Blocks(n.min(size)),

@@ -28,7 +28,9 @@ impl Overlay {
         let _tree = self.tree.read_recursive();
         let mut names = self.names(&parent)?;
         let (fd, over_whiteout) = self.vacant(upper, &parent, &names, name)?;
-        let copied_up = node.key != self.upper_key(&node)?;
+        if node.key != self.upper_key(&node)? {
+            self.impure_for(upper, &node, &mut names, fd.as_fd())?;
+        }
         let tmp = upper.temp_name();
         let counted = self.count_in_index(&node);
         let noted = counted.is_some_and(|n| {
@@ -76,9 +78,6 @@ impl Overlay {
         state.nlink = counted.map(|n| n + 1).or(state.nlink);
         drop(state);
         self.nodes.enter_key(&node);
-        if copied_up {
-            self.note_impure(upper, &mut names, fd.as_fd());
-        }
         if let Some(m) = &mut names.merged {
             m.set_upper(name, node.kind, node.ino().0, node.id, true);
         }

@@ -90,7 +90,7 @@ impl Overlay {
         {
             return Ok((node, None));
         }
-        let Spot { attr, place, key, mut data, unsynced } = if entry.flags.has(Flags::UPPER) {
+        let Spot { attr, place, key, mut data, mut unsynced } = if entry.flags.has(Flags::UPPER) {
             self.find_upper(parent, names, name)?
         } else {
             self.find_lower(names, name, entry)?
@@ -109,8 +109,11 @@ impl Overlay {
             self.remember(names, entry, &node);
             return Ok((node, None));
         }
-        let (place, nlink) =
-            if several { self.indexed(place, key, &mut data)? } else { (place, None) };
+        let (place, nlink) = if several {
+            self.indexed(place, key, &mut data, &mut unsynced)?
+        } else {
+            (place, None)
+        };
         let dir = if attr.kind == Kind::Dir {
             let mut lowers = Vec::new();
             if let Some(m) = &names.merged {
@@ -181,10 +184,10 @@ impl Overlay {
             if attr.kind == Kind::File {
                 let upper = self.need_upper()?;
                 let find = |source: &Metacopy| self.data_below(&names.lowers, 0, name, source);
-                data = self.source_of(upper, &marks, attr.size, find)?;
-                unsynced = marks.unsynced.is_some_and(|epoch| upper.epoch() == Some(epoch));
+                let at = (fd.as_fd(), name);
+                data = self.source_of(upper, at, &marks, attr.size, find)?;
+                unsynced = self.left_unsynced(upper, at, &marks, find)?;
                 if marks.unsynced.is_some() && !unsynced {
-                    self.restore(upper, fd.as_fd(), name, &marks, find)?;
                     attr = self.settings.ownership.stat(fd.as_fd(), name)?;
                 }
             }
@@ -219,6 +222,7 @@ impl Overlay {
         place: Place,
         key: FileKey,
         data: &mut Option<Source>,
+        unsynced: &mut bool,
     ) -> Result<(Place, Option<u32>)> {
         let Some(upper) = &self.upper else { return Ok((place, None)) };
         let name = Upper::index_name(key);
@@ -228,7 +232,10 @@ impl Overlay {
                 if let (Place::Lower(at), Kind::File) = (&place, attr.kind) {
                     let lower = data.take().map_or_else(|| at.clone(), |s| s.at);
                     let marks = format::object_marks(upper.index(), &name)?;
-                    *data = self.source_of(upper, &marks, attr.size, |_| Ok(lower))?;
+                    let (here, find) =
+                        ((upper.index(), &name[..]), |_: &Metacopy| Ok(lower.clone()));
+                    *data = self.source_of(upper, here, &marks, attr.size, find)?;
+                    *unsynced = self.left_unsynced(upper, here, &marks, find)?;
                 }
                 Ok((Place::Index, upper.read_count(key)?))
             }

@@ -8,6 +8,7 @@ use std::sync::Arc;
 use super::Overlay;
 use super::copyup::Amount;
 use super::duplicate::{Plan, copy_extent, copy_run};
+use super::settle::as_writable;
 use crate::attr::Kind;
 use crate::blocks::Blocks;
 use crate::format::{self, Mark, Namespace, ObjectMarks};
@@ -71,7 +72,7 @@ impl Overlay {
         Err(Errno::ELOOP)
     }
 
-    /// What the marks of an upper object of `size` bytes say about data it lacks; `find` finds the
+    /// What the marks of the upper object `name` in `dir`, of `size` bytes, say about data it lacks; `find` finds the
     /// lower file.
     ///
     /// # Errors
@@ -79,6 +80,7 @@ impl Overlay {
     pub(super) fn source_of(
         &self,
         upper: &Upper,
+        (dir, name): (BorrowedFd<'_>, &[u8]),
         marks: &ObjectMarks,
         size: u64,
         find: impl FnOnce(&Metacopy) -> Result<LowerRef>,
@@ -91,7 +93,13 @@ impl Overlay {
         let partial = match &marks.partial {
             Some(mark) => {
                 let records = upper.records().ok_or(Errno::EIO)?;
-                let loaded = records.load(&PartialMark::from_bytes(mark)?, size)?;
+                let mark = PartialMark::from_bytes(mark)?;
+                let loaded = records.load(&mark, size)?;
+                if mark.end > size {
+                    // Killed after it had cut the file: when it grows again, that must be seen.
+                    let cut = PartialMark { end: size, ..mark }.to_bytes();
+                    upper.set_mark(dir, name, Mark::Partial, &cut)?;
+                }
                 Some(Arc::new(loaded))
             }
             None => None,
@@ -154,6 +162,7 @@ impl Overlay {
         // Nobody reads or writes the file meanwhile: they would take the same lock.
         let mut held = source.partial.as_ref().map(|p| p.held_mut());
         let before = sys::dir::fstat(to)?;
+        let capabilities = sys::xattr::get(to, b"", CAPABILITIES).ok();
         let len = len.min(before.size);
         match &held {
             Some(held) => fill(&held.blocks, &from, to, len)?,
@@ -165,15 +174,17 @@ impl Overlay {
         if sys::dir::fstat(to)?.perm != before.perm {
             sys::dir::chmodat(to, b"", u32::from(before.perm))?;
         }
+        put_back(to, capabilities)?;
         let (atime, mtime) = upper::times_of(&before);
         sys::dir::futimes(to, atime, mtime)?;
         let later = held.is_none() && len > 0 && self.mark_unsynced(upper, node, to)?;
         if !upper.volatile() && !later {
             sys::file::fsync(to, false)?;
         }
-        for mark in [Mark::Metacopy, Mark::Partial, Mark::Redirect] {
-            unmark(to, mark)?;
-        }
+        as_writable(to, || {
+            let marks = [Mark::Metacopy, Mark::Partial, Mark::Redirect];
+            marks.into_iter().try_for_each(|mark| unmark(to, mark))
+        })?;
         if let (Some(partial), Some(records)) = (&source.partial, upper.records()) {
             partial.drop_record(records);
         }
@@ -184,8 +195,8 @@ impl Overlay {
         let mut state = node.state.write();
         state.data = None;
         self.fds.drop_data(node.id);
-        drop(state);
         if later {
+            // Whoever sees it complete sees it wait for the disk as well.
             self.settle_later(node, None);
         }
         Ok(())
@@ -218,6 +229,19 @@ fn fill(blocks: &Blocks, from: &LowerData, to: BorrowedFd<'_>, len: u64) -> Resu
         at = stop;
     }
     Ok(())
+}
+
+/// Capabilities of a program, which the kernel takes away when anybody writes to it.
+pub(super) const CAPABILITIES: &[u8] = b"security.capability";
+
+/// Gives a program that we wrote to its capabilities again.
+pub(super) fn put_back(fd: BorrowedFd<'_>, capabilities: Option<Vec<u8>>) -> Result<()> {
+    match capabilities {
+        Some(value) if sys::xattr::get(fd, b"", CAPABILITIES).ok().as_ref() != Some(&value) => {
+            sys::xattr::set(fd, b"", CAPABILITIES, &value, 0)
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Takes a mark off the file `fd`, in whichever namespace.

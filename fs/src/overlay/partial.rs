@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::Overlay;
 use super::copyup::Amount;
+use super::settle::as_writable;
 use crate::blocks::BLOCK;
 use crate::fdcache::DataFd;
 use crate::format::Mark;
@@ -88,7 +89,9 @@ impl Overlay {
         let mut held = partial.held_mut();
         let n = change(&file)?;
         if n > 0 {
-            fill_edges(&held, lower.as_fd(), file.fd(), at, at + n)?;
+            // Writing the edges is no change of the user's that takes set-user-ID away.
+            let fill = |fd: BorrowedFd<'_>| fill_edges(&held, lower.as_fd(), fd, at, at + n);
+            self.keep_privileges(&file, fill)?;
             partial.hold(records, &mut held, &(at..at + n))?;
             self.after_change(node, &partial, &held);
         }
@@ -123,7 +126,7 @@ impl Overlay {
             held.blocks.cut(size);
             // A crash before this is seen by the size, which is smaller than the mark says.
             let mark = partial.mark(records, &held).to_bytes();
-            upper.set_mark(file.fd(), b"", Mark::Partial, &mark)?;
+            as_writable(file.fd(), || upper.set_mark(file.fd(), b"", Mark::Partial, &mark))?;
             self.after_change(node, &partial, &held);
         }
         Ok(())

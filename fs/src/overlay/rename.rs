@@ -138,6 +138,10 @@ impl Overlay {
         if names.removed {
             return Err(Errno::ENOENT);
         }
+        self.impure_before_move(upper, source, names, to.fd.as_fd())?;
+        if let (Some(target), true) = (target, exchange) {
+            self.impure_before_move(upper, target, &mut from_names, from.fd.as_fd())?;
+        }
         let below = to_entry.is_some_and(|e| e.flags.has(Flags::LOWER));
         self.prepare_dir(upper, source, &from, redirect.as_deref(), below)?;
         let mut noted = false;
@@ -188,10 +192,9 @@ impl Overlay {
         }
         let names = to_names.as_mut().unwrap_or(&mut from_names);
         merged(names)?.set_upper(newname, kind, ino, source.id, true);
-        self.impure_after_move(upper, source, names, to.fd.as_fd());
         if let Some(target) = target {
             if exchange {
-                self.impure_after_move(upper, target, &mut from_names, from.fd.as_fd());
+                // it lives on under the other name
             } else if let Some(dir) = &target.dir {
                 dir.merged.lock().removed = true;
                 self.lose_dir_link(target);
@@ -356,16 +359,18 @@ impl Overlay {
         }
     }
 
-    /// The new directory holds an entry whose inode number is recorded with it.
-    fn impure_after_move(
+    /// The new directory is going to hold an entry with marks. A crash must not find the entry there
+    /// and nobody to look at them.
+    fn impure_before_move(
         &self,
         upper: &Upper,
         node: &Arc<Node>,
         names: &mut Names,
         fd: BorrowedFd<'_>,
-    ) {
+    ) -> Result<()> {
         if node.key.fs != 0 || !self.lowers.is_empty() {
-            self.note_impure(upper, names, fd);
+            self.impure_for(upper, node, names, fd)?;
         }
+        Ok(())
     }
 }

@@ -117,3 +117,43 @@ as_root!(completing_over_other_lowers_is_refused, |w| {
     let said = String::from_utf8_lossy(&done.stderr).into_owned();
     assert!(said.contains("/f") && said.lines().count() == 1, "{said}");
 });
+
+as_root!(completing_finds_a_file_whose_last_names_are_the_lowers, |w| {
+    if !ours(w) {
+        return;
+    }
+    w.options.push("copyup=block:0".into());
+    let mut want = pattern(50_000);
+    w.put(1, "d/a", &want);
+    w.put(1, "e/other", "x");
+    sys::link(w.l(1, "d/a"), w.l(1, "e/b")).unwrap();
+    w.mount();
+    poke(w.m("d/a"), 100, b"new");
+    want[100..103].copy_from_slice(b"new");
+    std::fs::remove_file(w.m("d/a")).unwrap();
+    w.unmount();
+    let done = complete(w);
+    assert!(done.status.success(), "{done:?}");
+    w.start_again();
+    assert!(std::fs::read(w.m("e/b")).unwrap() == want);
+});
+
+as_root!(completing_keeps_capabilities, |w| {
+    const NAME: &str = "security.capability";
+    if !ours(w) {
+        return;
+    }
+    w.options.push("metacopy=on".into());
+    let lower = w.put(1, "ping", pattern(50_000));
+    // struct vfs_cap_data: version 2, effective; CAP_NET_RAW permitted.
+    let words = [0x0200_0001_u32, 1 << 13, 0, 0, 0];
+    let value: Vec<u8> = words.iter().flat_map(|w| w.to_le_bytes()).collect();
+    sys::setxattr(&lower, NAME, &value, 0).unwrap();
+    w.mount();
+    sys::chmod(w.m("ping"), 0o755).unwrap();
+    w.unmount();
+    let done = complete(w);
+    assert!(done.status.success(), "{done:?}");
+    assert!(std::fs::read(w.u("ping")).unwrap() == pattern(50_000));
+    assert_eq!(sys::getxattr(w.u("ping"), NAME).unwrap(), value);
+});

@@ -2,13 +2,14 @@
 
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
+use std::process::Command;
 
 use cowl_tests::model::Rng;
 use cowl_tests::mount::sys::{self, libc};
-use cowl_tests::mount::{World, cat};
+use cowl_tests::mount::{World, cat, jail};
 use cowl_tests::{as_root, both};
 
-use super::{BLOCK, ours, pattern, poke, records, space};
+use super::{BLOCK, ours, pattern, poke, records, run, space};
 
 const BIG: usize = 8 << 20;
 
@@ -276,4 +277,36 @@ both!(an_open_handle_of_a_deleted_file_keeps_both_parts, |w| {
     assert!(got == want);
     drop(f);
     assert!(cat(w.m("f")).starts_with("error"));
+});
+
+as_root!(the_largest_sparse_file_can_be_written_to, |w| {
+    if !ours(w) {
+        return;
+    }
+    w.in_memory();
+    // By hand: the lowers of `w` are read from end to end before and after.
+    let at = |name: &str| w.dir.join(format!("sparse/{name}"));
+    for dir in ["lower", "upper", "work", "mnt"] {
+        std::fs::create_dir_all(at(dir)).unwrap();
+    }
+    let size = 1_u64 << 62;
+    File::create(at("lower/f")).and_then(|f| f.set_len(size)).unwrap();
+    let options = format!(
+        "copyup=block,lowerdir={},upperdir={},workdir={}",
+        at("lower").display(),
+        at("upper").display(),
+        at("work").display()
+    );
+    run(Command::new(jail::program_inside()).args(["-o", &options]).arg(at("mnt")));
+    let written = OpenOptions::new()
+        .read(true)
+        .write(true)
+        .open(at("mnt/f"))
+        .and_then(|f| f.write_all_at(b"new", size - 5000).map(|()| f))
+        .and_then(|f| {
+            let mut got = [1; 6];
+            f.read_exact_at(&mut got, size - 5001).map(|()| got)
+        });
+    sys::umount(&at("mnt"), libc::MNT_DETACH).unwrap();
+    assert_eq!(&written.unwrap(), b"\0new\0\0");
 });

@@ -11,6 +11,7 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
+use std::process::{Command, ExitStatus};
 
 use cowl_tests::mount::sys::libc;
 use cowl_tests::mount::{Sut, World, sys};
@@ -57,4 +58,22 @@ fn reboot(w: &World, to: u8) {
     std::fs::write(&id, uuid + "\n").unwrap();
     let at = Path::new("/proc/sys/kernel/random/boot_id");
     sys::mount(id.to_str().unwrap(), at, "", libc::MS_BIND, b"").unwrap();
+}
+
+fn run(command: &mut Command) {
+    let done = command.status();
+    assert!(done.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {done:?}");
+}
+
+/// Puts the layers on a small ext4 of their own, made with the additional arguments `args`.
+fn own_disk(w: &mut World, args: &[&str]) {
+    let image = w.dir.join("image");
+    std::fs::File::create(&image).and_then(|f| f.set_len(8 << 20)).unwrap();
+    run(Command::new("mkfs.ext4").arg("-q").args(args).arg(&image));
+    // Equal xattrs are not to share a block.
+    run(Command::new("mount").args(["-o", "loop,no_mbcache"]).arg(&image).arg(&w.dir));
+    for dir in ["upper", "work", "mnt", "ref"] {
+        std::fs::create_dir(w.dir.join(dir)).unwrap();
+    }
+    w.set_lowers(2);
 }
