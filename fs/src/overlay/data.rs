@@ -10,6 +10,7 @@ use crate::attr::Kind;
 use crate::fdcache::DataFd;
 use crate::ident::NodeId;
 use crate::inode::{Node, Place};
+use crate::sys::file::Fsxattr;
 use crate::sys::{self, Errno, Result};
 
 impl DataFd {
@@ -226,25 +227,52 @@ impl Overlay {
 impl Overlay {
     /// The `chattr(1)` flags of a file or directory (`FS_IOC_GETFLAGS`).
     pub fn flags(&self, id: NodeId) -> Result<u32> {
+        self.ask_flags(id, sys::file::get_flags)
+    }
+
+    /// Flags and project (`FS_IOC_FSGETXATTR`); the kernel asks for them before it sets flags.
+    pub fn fsxattr(&self, id: NodeId) -> Result<Fsxattr> {
+        self.ask_flags(id, sys::file::get_fsxattr)
+    }
+
+    fn ask_flags<T: Default>(
+        &self,
+        id: NodeId,
+        ask: impl FnOnce(BorrowedFd<'_>) -> Result<T>,
+    ) -> Result<T> {
         let node = self.node(id)?;
         if node.dir.is_some() {
             return match self.place(&node) {
-                Place::Lower(_) => Ok(0),
-                _ => self.with_upper(&node, |fd, _| sys::file::get_flags(fd)),
+                Place::Lower(_) => Ok(T::default()),
+                _ => self.with_upper(&node, |fd, _| ask(fd)),
             };
         }
-        sys::file::get_flags(self.open_data(&node, false)?.fd())
+        ask(self.open_data(&node, false)?.fd())
     }
 
     /// Sets the `chattr(1)` flags (`FS_IOC_SETFLAGS`), copying the file up first.
     pub fn set_flags(&self, id: NodeId, flags: u32) -> Result<()> {
+        self.change_flags(id, |fd| sys::file::set_flags(fd, flags))
+    }
+
+    /// Sets flags and project (`FS_IOC_FSSETXATTR`), copying the file up first.
+    pub fn set_fsxattr(&self, id: NodeId, x: &Fsxattr) -> Result<()> {
+        self.change_flags(id, |fd| sys::file::set_fsxattr(fd, x))
+    }
+
+    fn change_flags(
+        &self,
+        id: NodeId,
+        change: impl FnOnce(BorrowedFd<'_>) -> Result<()>,
+    ) -> Result<()> {
         let node = self.node(id)?;
         self.ensure_upper(&node, Amount::Whole)?;
         if node.dir.is_some() {
-            return self.with_upper(&node, |fd, _| sys::file::set_flags(fd, flags));
+            return self.with_upper(&node, |fd, _| change(fd));
         }
         // An immutable file takes no more marks.
         self.settle_now(self.need_upper()?, node.id)?;
-        sys::file::set_flags(self.open_data(&node, true)?.fd(), flags)
+        // For reading: an immutable file cannot be opened for more, and this is how it becomes another.
+        change(self.open_data(&node, false)?.fd())
     }
 }

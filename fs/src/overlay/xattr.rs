@@ -32,7 +32,14 @@ impl Overlay {
     fn raw_xattr(&self, node: &Arc<Node>, name: &[u8]) -> Result<Vec<u8>> {
         let _tree = self.tree.read_recursive();
         match self.place(node) {
-            Place::Lower(at) => self.layer(at.layer)?.xattr(&at, name),
+            Place::Lower(at) => match self.layer(at.layer)?.xattr(&at, name) {
+                // A layer without ACLs (squashfs) under a mount that has them: there is none. Any
+                // other answer would the kernel take for a refusal of access.
+                Err(Errno::EOPNOTSUPP) if name == acl::ACCESS || name == acl::DEFAULT => {
+                    Err(Errno::ENODATA)
+                }
+                other => other,
+            },
             _ => self.with_upper(node, |fd, file| sys::xattr::get(fd, file, name)),
         }
     }

@@ -9,6 +9,7 @@ use crate::attr::{Kind, Time};
 use crate::ident::NodeId;
 use crate::overlay::{Caller, Looked, NewNode, SetAttr, SetXattr, Unprivileged};
 use crate::sys::dir::SetTime;
+use crate::sys::file::Fsxattr;
 use crate::sys::{Errno, Result};
 
 /// Bits of a mode that are not its type.
@@ -351,7 +352,7 @@ impl Session {
         })
     }
 
-    /// `FS_IOC_GETFLAGS` and `FS_IOC_SETFLAGS`; anything else is not for a filesystem of layers.
+    /// `FS_IOC_GETFLAGS`, `FS_IOC_FSGETXATTR` and their like for setting; anything else is not for a filesystem of layers.
     fn ioctl(&self, node: NodeId, mut body: Cursor<'_>, s: &mut Scratch) -> Result<()> {
         body.u64()?;
         let (_flags, cmd, _arg) = (body.u32()?, body.u32()?, body.u64()?);
@@ -359,6 +360,8 @@ impl Session {
         // The numbers differ between 32- and 64-bit callers only in the encoded size.
         const GETFLAGS: [u32; 2] = [0x8008_6601, 0x8004_6601];
         const SETFLAGS: [u32; 2] = [0x4008_6602, 0x4004_6602];
+        const FSGETXATTR: u32 = 0x801c_581f;
+        const FSSETXATTR: u32 = 0x401c_5820;
         if GETFLAGS.contains(&cmd) {
             let flags = self.overlay.flags(node)?;
             s.body.u32(0).u32(0).u32(0).u32(0).u32(flags);
@@ -367,6 +370,17 @@ impl Session {
         }
         if SETFLAGS.contains(&cmd) && in_size >= 4 {
             self.overlay.set_flags(node, body.u32()?)?;
+            s.body.zeros(16);
+            return Ok(());
+        }
+        if cmd == FSGETXATTR {
+            let x = self.overlay.fsxattr(node)?;
+            s.body.zeros(16).raw(&x);
+            return Ok(());
+        }
+        if cmd == FSSETXATTR {
+            let x = body.take(size_of::<Fsxattr>())?.try_into().map_err(|_| Errno::EIO)?;
+            self.overlay.set_fsxattr(node, x)?;
             s.body.zeros(16);
             return Ok(());
         }

@@ -117,6 +117,25 @@ pub fn get_flags(fd: BorrowedFd<'_>) -> Result<u32> {
     Ok(flags as u32)
 }
 
+/// `struct fsxattr` as the kernel has it: flags, preferred extent size, extents, project, room.
+pub type Fsxattr = [u8; 28];
+
+/// `FS_IOC_FSGETXATTR`: more of what `chattr(1)` shows.
+pub fn get_fsxattr(fd: BorrowedFd<'_>) -> Result<Fsxattr> {
+    const FSGETXATTR: libc::c_ulong = 0x801c_581f;
+    let mut x: Fsxattr = [0; 28];
+    // SAFETY: the request stores 28 bytes.
+    check_int(unsafe { libc::ioctl(raw(fd), FSGETXATTR, x.as_mut_ptr()) })?;
+    Ok(x)
+}
+
+/// `FS_IOC_FSSETXATTR`.
+pub fn set_fsxattr(fd: BorrowedFd<'_>, x: &Fsxattr) -> Result<()> {
+    const FSSETXATTR: libc::c_ulong = 0x401c_5820;
+    // SAFETY: the request reads 28 bytes.
+    check_int(unsafe { libc::ioctl(raw(fd), FSSETXATTR, x.as_ptr()) }).map(drop)
+}
+
 /// `FS_IOC_SETFLAGS`.
 pub fn set_flags(fd: BorrowedFd<'_>, flags: u32) -> Result<()> {
     let flags = libc::c_long::from(flags);
