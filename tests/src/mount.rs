@@ -16,6 +16,7 @@ use std::path::{Path, PathBuf};
 
 use crate::tree::{self, Depth, Tree};
 
+pub mod disk;
 pub mod jail;
 pub mod known;
 pub mod log;

@@ -9,14 +9,18 @@ use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::path::Path;
 
 mod disk;
+mod flags;
 mod process;
 mod trace;
+mod watch;
 
 pub use disk::{Cut, mount, shut_down, syncfs, umount};
+pub use flags::{get_flags, project, set_flags, set_project, unknown_ioctl};
 pub use process::{
     Partner, as_ordinary_user, as_user, die_with_parent, enter_jail, forbid_calls, kill,
     open_program, ready_pipe, wait_readable,
 };
+pub use watch::{Event, Watches};
 
 pub use trace::Watch;
 
@@ -388,6 +392,15 @@ pub fn listxattr(p: impl AsRef<Path>) -> R<Vec<OsString>> {
         .collect();
     names.sort();
     Ok(names)
+}
+
+/// `llistxattr(2)` with a buffer of `size` bytes; 0 asks for the length. How long the list is.
+pub fn listxattr_sized(p: impl AsRef<Path>, size: usize) -> R<usize> {
+    let p = c(p);
+    let mut buf = vec![0_u8; size];
+    // SAFETY: the buffer is writable for the length passed.
+    ckl(unsafe { libc::llistxattr(p.as_ptr(), buf.as_mut_ptr().cast(), size) } as i64)
+        .map(|n| n as usize)
 }
 
 /// `lremovexattr(2)`.

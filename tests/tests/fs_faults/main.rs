@@ -15,29 +15,12 @@ mod readonly;
 mod writeback;
 
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitStatus};
+use std::process::Command;
 
+use cowl_tests::mount::disk::{self, run};
 use cowl_tests::mount::{World, sys};
 
 const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
-const EXT4: &[&str] = &["mkfs.ext4", "-q"];
-const XFS: &[&str] = &["mkfs.xfs", "-q"];
-
-fn run(command: &mut Command) {
-    let done = command.status();
-    assert!(done.as_ref().is_ok_and(ExitStatus::success), "{command:?}: {done:?}");
-}
-
-/// Makes a filesystem in a file and mounts it.
-fn disk(image: &Path, megabytes: u64, mkfs: &[&str], at: &Path, options: &str) {
-    std::fs::File::create(image).and_then(|f| f.set_len(megabytes << 20)).unwrap();
-    run(Command::new(mkfs[0]).args(&mkfs[1..]).arg(image));
-    mount(image, at, options);
-}
-
-fn mount(image: &Path, at: &Path, options: &str) {
-    run(Command::new("mount").args(["-o", &format!("loop{options}")]).arg(image).arg(at));
-}
 
 /// Unmounts a disk; the filesystem's process may let go of it a moment after its own unmount.
 fn unmount(at: &Path) {
@@ -54,7 +37,7 @@ fn unmount(at: &Path) {
 fn upper_on_disk(w: &World, megabytes: u64, mkfs: &[&str], options: &str) -> PathBuf {
     let at = w.dir.join("disk");
     std::fs::create_dir(&at).unwrap();
-    disk(&w.dir.join("image"), megabytes, mkfs, &at, options);
+    disk::make(&w.dir.join("image"), megabytes, mkfs, &at, options);
     upper_in(w, &at);
     at
 }
@@ -73,7 +56,7 @@ fn upper_in(w: &World, at: &Path) {
 fn power_on(w: &mut World, at: &Path, options: &str) {
     w.unmount_broken();
     unmount(at);
-    mount(&w.dir.join("image"), at, options);
+    disk::mount(&w.dir.join("image"), at, options);
     let id = std::fs::read_to_string(BOOT_ID).unwrap();
     let first = if id.starts_with('0') { "1" } else { "0" };
     // Kept: nothing can be mounted over a file that is mounted but deleted.

@@ -8,10 +8,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cowl_tests::as_root;
+use cowl_tests::mount::disk::{EXT4, XFS};
 use cowl_tests::mount::sys::{self, Cut, libc};
 use cowl_tests::mount::{Sut, World};
 
-use crate::{EXT4, XFS, power_on, upper_on_disk};
+use crate::{power_on, upper_on_disk};
 
 /// What file `n` of the lower holds.
 fn content(n: usize) -> Vec<u8> {

@@ -4,16 +4,17 @@
 use std::process::Command;
 
 use cowl_tests::as_root;
+use cowl_tests::mount::disk::{self, BTRFS, run};
 use cowl_tests::mount::sys::{self, Errno, libc};
 use cowl_tests::mount::{World, cat};
 
-use crate::{disk, run, upper_in};
+use crate::upper_in;
 
 /// Upper and workdir in a subvolume that may hold `megabytes`.
 fn limited(w: &World, megabytes: u32) {
     let at = w.dir.join("disk");
     std::fs::create_dir(&at).unwrap();
-    disk(&w.dir.join("image"), 256, &["mkfs.btrfs", "-q"], &at, "");
+    disk::make(&w.dir.join("image"), 256, BTRFS, &at, "");
     let volume = at.join("volume");
     let btrfs = |words: &[&str]| {
         let mut c = Command::new("btrfs");

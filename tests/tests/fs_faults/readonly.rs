@@ -1,10 +1,11 @@
 //! The upper's filesystem turns read-only under the union, by hand or because it is broken.
 
 use cowl_tests::as_root;
+use cowl_tests::mount::disk::{EXT4, run};
 use cowl_tests::mount::sys::{self, Cut, Errno, libc};
 use cowl_tests::mount::{World, cat};
 
-use crate::{EXT4, power_on, run, upper_on_disk};
+use crate::{power_on, upper_on_disk};
 
 /// Every kind of change, each on names of its own.
 fn changes(w: &World) -> Vec<(&'static str, sys::R<()>)> {

@@ -10,14 +10,20 @@
 
 mod access;
 mod append;
+mod direct;
+mod flags;
+mod hosts;
 mod link;
 mod locks;
 mod mapping;
 mod open;
+mod paths;
+mod ranges;
 mod readdir;
 mod remove;
 mod rename;
 mod space;
 mod statfs;
 mod times;
+mod watch;
 mod xattr;

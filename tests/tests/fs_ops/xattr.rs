@@ -49,6 +49,47 @@ same!(
 );
 
 same!(
+    sizes_and_limits,
+    |d| {
+        put(&d.join("f"), "x");
+        put(&d.join("many"), "x");
+        for i in 0..20 {
+            sys::setxattr(d.join("many"), &format!("user.{i}.{}", "n".repeat(60)), b"v", 0)
+                .unwrap();
+        }
+        age_all(d);
+    },
+    |d, log| {
+        let f = d.join("f");
+        for size in [0, 1, 255, 256, 1000, 3000, 4000, 4096, 20_000, 65_535, 65_536, 65_537] {
+            let value: Vec<u8> = (0..size).map(|i| (i / 3) as u8).collect();
+            log.r(&format!("set {size}"), sys::setxattr(&f, "user.v", &value, 0));
+            log.r("length", sys::getxattr_sized(&f, "user.v", 0).map(|v| v.len()));
+            log.r("get", sys::getxattr(&f, "user.v"));
+            log.r("one byte short", sys::getxattr_sized(&f, "user.v", size.max(2) - 1));
+        }
+        let many = d.join("many");
+        log.r("names", sys::listxattr(&many));
+        log.r("length of the list", sys::listxattr_sized(&many, 0));
+        log.r("room for a part", sys::listxattr_sized(&many, 100));
+        for i in 0..20 {
+            log.r("set", sys::setxattr(&many, &format!("user.{i}.{}", "n".repeat(60)), b"w", 0));
+        }
+        for i in 0..200 {
+            // Until the host's filesystem has no room.
+            let name = format!("user.more{i}.{}", "m".repeat(90));
+            log.r("set more", sys::setxattr(&many, &name, &[b'v'; 30], 0));
+        }
+        log.r("names", sys::listxattr(&many));
+        log.r("set once more", sys::setxattr(&many, "user.0.x", b"", libc::XATTR_CREATE));
+        for i in (0..20).step_by(3) {
+            log.r("remove", sys::removexattr(&many, &format!("user.{i}.{}", "n".repeat(60))));
+        }
+        log.r("names", sys::listxattr(&many));
+    }
+);
+
+same!(
     on_symlinks_and_special_files,
     |d| {
         sys::symlink("f", d.join("l")).unwrap();
