@@ -39,6 +39,9 @@ pub struct Unprivileged {
     pub gid: u32,
     /// Its process, to ask for its other groups.
     pub pid: u32,
+    /// It may keep set-group-ID where members of the group may (root, who has the capability after
+    /// all, and loses set-user-ID by chown(2) all the same).
+    pub member: bool,
 }
 
 /// Figures of the filesystem, as statfs(2) has them.
@@ -157,7 +160,8 @@ impl Overlay {
             }
         }
         // chown(2) with neither an owner nor a group takes the privileges all the same.
-        if let (Some(caller), None, None) = (&change.unprivileged, change.size, change.mode)
+        if let (Some(caller), None, None, None, None) =
+            (&change.unprivileged, change.size, change.mode, uid, gid)
             && node.kind == Kind::File
         {
             self.drop_privileges(&node, caller)?;
@@ -223,7 +227,9 @@ impl Overlay {
             // keep it (setattr_should_drop_sgid in the kernel).
             let member = || {
                 let (_, group) = self.settings.ids.show(attr.uid, attr.gid);
-                by.gid == group || sys::process::in_group(by.pid, group).unwrap_or(false)
+                by.member
+                    || by.gid == group
+                    || sys::process::in_group(by.pid, group).unwrap_or(false)
             };
             if mode & SGID != 0 && (mode & GROUP_EXEC != 0 || !member()) {
                 kept &= !SGID;

@@ -113,7 +113,8 @@ impl Session {
             }
             op::OPEN if self.agreed.passthrough => {
                 let (flags, kill) = (body.u32()?, body.u32()? & wire::OPEN_KILL_SUIDGID != 0);
-                let by = kill.then_some(Unprivileged { gid: head.gid, pid: head.pid });
+                let by =
+                    kill.then_some(Unprivileged { gid: head.gid, pid: head.pid, member: false });
                 let opened = self.open(handle, How::from_flags(flags, by))?;
                 opened.reply(&mut s.body);
                 s.opened = Some(opened);
@@ -156,7 +157,8 @@ impl Session {
                 body.take(16)?; // lock owner, open flags, padding
                 let data = body.take(size as usize)?;
                 let kill = flags & wire::WRITE_KILL_SUIDGID != 0;
-                let by = kill.then_some(Unprivileged { gid: head.gid, pid: head.pid });
+                let by =
+                    kill.then_some(Unprivileged { gid: head.gid, pid: head.pid, member: false });
                 if let Err(error) = o.write(node, data, offset, by.as_ref()) {
                     if flags & wire::WRITE_CACHE != 0 {
                         self.lost(node, offset, size, error);
@@ -439,8 +441,13 @@ impl Session {
             atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
             mtime,
             // chown(2) of neither owner nor group arrives with nothing in it, and takes the privileges.
-            unprivileged: (has(fattr::KILL_SUIDGID) || valid & fattr::CHANGES == 0)
-                .then_some(Unprivileged { gid: head.gid, pid: head.pid }),
+            unprivileged: (has(fattr::KILL_SUIDGID) || valid & fattr::CHANGES == 0).then_some(
+                Unprivileged {
+                    gid: head.gid,
+                    pid: head.pid,
+                    member: valid & fattr::CHANGES == 0 && head.uid == 0,
+                },
+            ),
         })
     }
 }

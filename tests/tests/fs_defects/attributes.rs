@@ -231,6 +231,19 @@ both!(d05_suid_dropped_by_chown, |w| {
     assert_eq!(octal(&got), octal(&want));
 });
 
+both!(d05_suid_dropped_by_chown_of_neither_owner_nor_group, |w| {
+    let act = |w: &World| {
+        for dir in [w.m(""), w.r("")] {
+            for i in 0..4 {
+                sys::lchown(dir.join(format!("lower{i}")), u32::MAX, u32::MAX).unwrap();
+            }
+        }
+    };
+    let got = suid_after(w, "lower", act);
+    let want: Vec<_> = (0..4).map(|i| mode(w.r(format!("lower{i}")))).collect();
+    assert_eq!(octal(&got), octal(&want));
+});
+
 both!(d05_capability_dropped_by_write_and_chown, |w| {
     // VFS_CAP_REVISION_2, effective, CAP_NET_RAW; the kernel turns it into revision 3 in a
     // user namespace.
