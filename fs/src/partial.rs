@@ -271,6 +271,11 @@ impl Records {
         Records { dir, epoch }
     }
 
+    /// The first half of this epoch, as short marks have it.
+    pub fn short_epoch(&self) -> u64 {
+        self.epoch.first_chunk().map_or(0, |first| u64::from_le_bytes(*first))
+    }
+
     /// This epoch.
     pub fn epoch(&self) -> Epoch {
         self.epoch

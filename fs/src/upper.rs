@@ -23,6 +23,8 @@ pub use foreign::has_kernel_index;
 
 mod incompat;
 mod plan;
+mod probe;
+mod witness;
 
 pub use plan::{Change, Plan};
 
@@ -72,6 +74,10 @@ pub struct Upper {
     partial: Mutex<bool>,
     /// The filesystem cannot share blocks between files.
     no_clone: AtomicBool,
+    /// Epochs of which marks can be believed.
+    witnesses: Vec<u64>,
+    /// This mount has left the witness of its epoch.
+    own_witness: bool,
     /// Name in `work` of a whiteout device to make hard links of.
     shared_whiteout: Mutex<Option<Vec<u8>>>,
 }
@@ -95,14 +101,14 @@ fn ensure_dir(parent: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
 
 /// Removes everything below the directory `fd`. Recursion depth is that of the tree.
 fn sweep(fd: BorrowedFd<'_>) -> Result<()> {
-    sweep_but(fd, None)
+    sweep_but(fd, |_| false)
 }
 
-/// The same, but leaves the entry `keep`.
-fn sweep_but(fd: BorrowedFd<'_>, keep: Option<&[u8]>) -> Result<()> {
+/// The same, but leaves the entries that are to be kept.
+fn sweep_but(fd: BorrowedFd<'_>, keep: impl Fn(&[u8]) -> bool) -> Result<()> {
     let mut names = Vec::new();
     sys::dir::list(fd, |e| {
-        if keep != Some(e.name) {
+        if !keep(e.name) {
             names.push((e.name.to_vec(), e.dtype));
         }
         Ok(())
@@ -144,22 +150,27 @@ impl Upper {
     ) -> Result<Upper> {
         let partial = Upper::has_partial(workdir.as_fd())?;
         let work = ensure_dir(workdir.as_fd(), WORK)?;
-        sweep_but(work.as_fd(), partial.then_some(incompat::INCOMPAT))?;
+        sweep_but(work.as_fd(), |name| {
+            (partial && name == incompat::INCOMPAT) || witness::epoch_of(name).is_some()
+        })?;
+        let mut witnesses = witness::all(work.as_fd())?;
         // A default ACL here would leak into everything that is made here.
         match sys::xattr::remove(work.as_fd(), b"", crate::acl::DEFAULT) {
             Ok(()) => {}
             Err(e) if format::absent(e) => {}
             // btrfs refuses even this over a quota; usually there is nothing to take away.
-            Err(e) if full(e) => match sys::xattr::get(work.as_fd(), b"", crate::acl::DEFAULT) {
-                Err(e) if format::absent(e) => {}
-                found => return Err(found.err().unwrap_or(e)),
-            },
+            Err(e) if probe::full(e) => {
+                match sys::xattr::get(work.as_fd(), b"", crate::acl::DEFAULT) {
+                    Err(e) if format::absent(e) => {}
+                    found => return Err(found.err().unwrap_or(e)),
+                }
+            }
             Err(e) => return Err(e),
         }
         let index = ensure_dir(workdir.as_fd(), INDEX)?;
         let dev = sys::dir::fstat(root.as_fd())?.dev;
-        let mut features = probe(work.as_fd(), user_marks)?;
-        keep_form(index.as_fd(), &mut features)?;
+        let mut features = probe::probe(work.as_fd(), user_marks)?;
+        probe::keep_form(index.as_fd(), &mut features)?;
         // Without xattrs no file can be marked, without an epoch nothing can be told after a crash.
         let records = match partial::epoch(root.as_fd())? {
             Some(epoch) if features.namespace != Namespace::None => {
@@ -167,6 +178,12 @@ impl Upper {
             }
             _ => None,
         };
+        let own = records.as_ref().map(Records::short_epoch).filter(|_| !volatile);
+        let mut own_witness = false;
+        if let Some(epoch) = own.filter(|epoch| !witnesses.contains(epoch)) {
+            own_witness = witness::leave(work.as_fd(), epoch)?;
+            witnesses.extend(own_witness.then_some(epoch));
+        }
         let upper = Upper {
             root,
             _workdir: workdir,
@@ -180,6 +197,8 @@ impl Upper {
             records,
             partial: Mutex::new(partial),
             no_clone: AtomicBool::new(false),
+            witnesses,
+            own_witness,
             shared_whiteout: Mutex::new(None),
         };
         if volatile {
@@ -243,7 +262,20 @@ impl Upper {
 
     /// The first half of the [`Epoch`](partial::Epoch), where copies may wait for the disk.
     pub fn epoch(&self) -> Option<u64> {
-        self.records.as_ref()?.epoch().first_chunk().map(|first| u64::from_le_bytes(*first))
+        let epoch = self.records.as_ref().map(Records::short_epoch)?;
+        self.witnessed(epoch).then_some(epoch)
+    }
+
+    /// Whether nobody else has used the upper since that epoch, so its marks can be believed.
+    pub fn witnessed(&self, epoch: u64) -> bool {
+        self.witnesses.contains(&epoch)
+    }
+
+    /// Everything that this mount has copied up is on the disk.
+    pub fn all_settled(&self) {
+        if let (Some(epoch), true) = (self.epoch(), self.own_witness) {
+            witness::take_away(self.work(), epoch);
+        }
     }
 
     /// Whether a file on the device `dev` may share its blocks with one of the upper.
@@ -587,107 +619,6 @@ fn tag_name(number: u16) -> Vec<u8> {
 
 fn count_name(key: FileKey) -> Vec<u8> {
     [key.to_string().as_bytes(), COUNT].concat()
-}
-
-/// Tries out, in the work directory, what the filesystem can do. On a full disk, where nothing can be
-/// made, the usual is assumed: it must stay possible to mount, to read and to delete.
-fn probe(work: BorrowedFd<'_>, user_marks: bool) -> Result<UpperFeatures> {
-    let (a, b) = (&b"#probe-a"[..], &b"#probe-b"[..]);
-    let namespace = [Namespace::Trusted, Namespace::User]
-        .into_iter()
-        .filter(|ns| !(user_marks && *ns == Namespace::Trusted))
-        .find(|ns| {
-            ns.name(Mark::Opaque).is_some_and(|n| {
-                sys::xattr::set(work, b"", &n, b"y", 0).map_or_else(full, |()| true)
-            })
-        })
-        .unwrap_or(Namespace::None);
-    // An ACL that says what the directory's mode says (acl(5)).
-    let acl = crate::acl::minimal(0o700);
-    let acls = sys::xattr::set(work, b"", crate::acl::ACCESS, &acl, 0).map_or_else(full, |()| true);
-    let mut features = UpperFeatures {
-        namespace,
-        whiteouts: WhiteoutForm::Device,
-        rename_whiteout: true,
-        acls,
-        drops_privileges: true,
-    };
-    match sys::dir::mknodat(work, a, libc::S_IFCHR, 0) {
-        Ok(()) => {
-            features.rename_whiteout =
-                match sys::dir::renameat2(work, a, work, b, libc::RENAME_WHITEOUT) {
-                    Ok(()) => sys::dir::unlinkat(work, b).is_ok(),
-                    Err(e) => full(e),
-                };
-            // A directory takes the place of such a whiteout by changing places with it.
-            if !probe_exchange(work, a, b)? {
-                features.whiteouts = WhiteoutForm::Aufs;
-                features.rename_whiteout = false;
-            }
-        }
-        Err(e) if full(e) => return Ok(features),
-        Err(Errno::EPERM | Errno::EACCES | Errno::EINVAL | Errno::EOPNOTSUPP) => {
-            features.whiteouts = WhiteoutForm::Aufs;
-            features.rename_whiteout = false;
-        }
-        Err(e) => return Err(e),
-    }
-    features.drops_privileges = match probe_privileges(work, a) {
-        Err(e) if full(e) => true,
-        other => other?,
-    };
-    Ok(features)
-}
-
-/// Once deletions of an upper are `.wh.` files, they stay so: where devices are used, such files are
-/// users' own.
-fn keep_form(index: BorrowedFd<'_>, features: &mut UpperFeatures) -> Result<()> {
-    if features.whiteouts == WhiteoutForm::Aufs {
-        return match sys::dir::symlinkat(b"aufs", index, FORM) {
-            Err(Errno::EEXIST) => Ok(()),
-            other => other,
-        };
-    }
-    match sys::dir::statat(index, FORM) {
-        Ok(_) => {
-            features.whiteouts = WhiteoutForm::Aufs;
-            features.rename_whiteout = false;
-            Ok(())
-        }
-        Err(Errno::ENOENT) => Ok(()),
-        Err(e) => Err(e),
-    }
-}
-
-/// Whether the whiteout `a` can change places with a directory `b`; removes both.
-fn probe_exchange(work: BorrowedFd<'_>, a: &[u8], b: &[u8]) -> Result<bool> {
-    match sys::dir::mkdirat(work, b, 0o700) {
-        Ok(()) => {}
-        Err(e) if full(e) => return sys::dir::unlinkat(work, a).map(|()| true),
-        Err(e) => return Err(e),
-    }
-    let works = sys::dir::renameat2(work, a, work, b, libc::RENAME_EXCHANGE).is_ok();
-    let (file, dir) = if works { (b, a) } else { (a, b) };
-    sys::dir::unlinkat(work, file)?;
-    sys::dir::rmdirat(work, dir)?;
-    Ok(works)
-}
-
-/// Whether an error says that the disk, or a quota, is full.
-fn full(e: Errno) -> bool {
-    matches!(e, Errno::ENOSPC | Errno::EDQUOT)
-}
-
-/// Whether a write of ours makes the host drop set-user-ID.
-fn probe_privileges(work: BorrowedFd<'_>, name: &[u8]) -> Result<bool> {
-    const MODE: u32 = 0o4700;
-    let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
-    let file = sys::dir::openat(work, name, flags, 0o700)?;
-    let tried = sys::dir::chmodat(work, name, MODE)
-        .and_then(|()| sys::file::pwrite_all(file.as_fd(), b"1", 0))
-        .and_then(|()| sys::dir::fstat(file.as_fd()));
-    sys::dir::unlinkat(work, name)?;
-    Ok(tried.is_ok_and(|attr| u32::from(attr.perm) != MODE))
 }
 
 /// The two times of `attr`, to be set on a copy.

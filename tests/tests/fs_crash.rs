@@ -27,8 +27,15 @@ const WORLDS: u64 = 6;
 const KILLS: usize = 5;
 
 /// The connection to the filesystem is gone: the operation was under way.
-fn interrupted(answer: &str) -> bool {
+fn interrupted(root: &Path, answer: &str) -> bool {
     ["ENOTCONN", "ECONNABORTED", "ECONNREFUSED"].iter().any(|e| answer.contains(e))
+        || (answer.contains("EIO") && dead(root))
+}
+
+/// Whether the filesystem has been killed: pages that it did not take any more are reported as EIO by
+/// the fsync that waits for them.
+fn dead(root: &Path) -> bool {
+    matches!(sys::lstat(root.join("no such name")), Err(e) if e != Errno::ENOENT)
 }
 
 /// Writes a whole file and syncs it.
@@ -79,7 +86,7 @@ fn work(w: &World, rng: &mut Rng) -> Option<Op> {
     for _ in 0..2_000 {
         let op = random(rng, w.mode == Mode::Root);
         let answer = apply(&mut got, &mnt, &op);
-        if interrupted(&answer) {
+        if interrupted(&mnt, &answer) {
             return Some(op);
         }
         let expected = apply(&mut want, &plain, &op);
@@ -187,6 +194,7 @@ both!(synced_data_is_there_and_half_files_are_not, |w| {
                 match done {
                     Ok(()) => synced[i] = true,
                     Err(Errno::ENOTCONN | Errno::ECONNABORTED) => break,
+                    Err(Errno::EIO) if dead(&w.m("")) => break,
                     Err(e) => panic!("f{i}: {e}"),
                 }
             }

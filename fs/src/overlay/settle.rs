@@ -130,6 +130,7 @@ impl Overlay {
     pub fn close(&self) -> Result<()> {
         let Some(upper) = &self.upper else { return Ok(()) };
         self.settle_all()?;
+        upper.all_settled();
         if upper.may_be_partial() && upper.records().is_some_and(|r| r.none_left()) {
             upper.forget_partial()?;
         }
@@ -319,7 +320,8 @@ impl Overlay {
         find: impl FnOnce(&Metacopy) -> Result<LowerRef>,
     ) -> Result<bool> {
         let Some(epoch) = marks.unsynced else { return Ok(false) };
-        if upper.epoch() == Some(epoch) {
+        // Where somebody else has used the upper since, what the file holds is what they have seen.
+        if upper.epoch() == Some(epoch) || !upper.witnessed(epoch) {
             return Ok(true);
         }
         self.restore(upper, dir, name, marks, find).map(|()| false)

@@ -24,7 +24,7 @@ fn complete_over(w: &World, lowers: &[PathBuf]) -> std::process::Output {
     Command::new(jail::program_inside()).args(["--complete", "-o", &options]).output().unwrap()
 }
 
-fn overlayfs(w: &World, options: &str) -> sys::R<()> {
+pub(super) fn overlayfs(w: &World, options: &str) -> sys::R<()> {
     let lowers: Vec<_> = w.lowers().iter().map(|p| p.display().to_string()).collect();
     let data = format!(
         "lowerdir={},upperdir={},workdir={}{options}",

@@ -100,6 +100,22 @@ as_root!(a_killed_program_loses_nothing_of_an_unsynced_copy, |w| {
     assert_eq!(cat(w.m("f")), "THE UPPER'S, AND LONGER");
 });
 
+as_root!(what_another_tool_has_written_since_is_not_taken_back, |w| {
+    if !ours(w) {
+        return;
+    }
+    unsynced_copy(w);
+    w.kill();
+    crate::complete::overlayfs(w, "").unwrap();
+    poke(w.m("f"), 0, b"BY OTHERS");
+    sys::umount(&w.m(""), 0).unwrap();
+    reboot(w, 2);
+    w.start_again();
+    assert_eq!(cat(w.m("f")), "BY OTHERS'S, AND LONGER");
+    w.remount();
+    assert_eq!(cat(w.m("f")), "BY OTHERS'S, AND LONGER");
+});
+
 as_root!(a_copy_that_gets_another_name_is_on_the_disk_first, |w| {
     if !ours(w) {
         return;
