@@ -72,6 +72,13 @@ fn text(report: &Report, record: &str) -> String {
     for system in systems.iter().filter(|s| !s.options.is_empty()) {
         out += &format!(" `{}` has `-o {}`.", system.name, system.options);
     }
+    if let Some(spread) = spread(report) {
+        out += &format!(
+            " Half the distance between the quartiles is {:.0} % of the median in half of all cells: \
+             smaller differences mean nothing.",
+            spread * 100.0
+        );
+    }
     out += &format!("\n\n| workload | {} |", reference.name);
     for system in &systems {
         out += &format!(" {} |", system.name);
@@ -102,6 +109,15 @@ fn text(report: &Report, record: &str) -> String {
     out
 }
 
+/// The median spread of all cells with times.
+fn spread(report: &Report) -> Option<f64> {
+    let rows = report.rows(false).filter(|row| row.unit == Unit::Seconds);
+    let cells = rows.flat_map(|row| report.systems.iter().map(|s| report.cell(&row.id, &s.name)));
+    let spreads: Vec<f64> =
+        cells.filter_map(Summary::of).filter(|s| s.count > 1).map(|s| s.spread()).collect();
+    Summary::of(&spreads).map(|s| s.median)
+}
+
 fn chosen(report: &Report) -> Vec<&Measure> {
     let ends = [report.scale.copyup.first(), report.scale.copyup.last()];
     let ends: Vec<String> =
@@ -129,6 +145,7 @@ mod tests {
     #[test]
     fn the_table_has_values_and_ratios() {
         let out = text(&example(), "benches/results");
+        assert!(out.contains("is 0 % of the median in half of all cells"), "{out}");
         assert!(out.contains("| stat, cached | 2.00\u{a0}µs | 0.50 | – |"), "{out}");
         assert!(out.contains("| copy-up: 1-byte write into 1 GiB | 700\u{a0}ms | 0.00071 | – |"));
         assert!(out.contains("(benches/results/2026-01-31-vm-2cpu-copyup.svg)"), "{out}");

@@ -14,6 +14,9 @@ pub fn value(value: f64, unit: Unit) -> String {
     let fits = steps.iter().find(|(size, _)| value >= size * 0.9995).or(steps.last());
     let (size, name) = fits.copied().unwrap_or((1.0, ""));
     let number = value / size;
+    if value == 0.0 {
+        return "0".into();
+    }
     let digits = if number >= 99.95 { 0 } else { 1 + usize::from(number < 9.995) };
     format!("{number:.digits$} {name}")
 }
@@ -240,7 +243,7 @@ mod tests {
             (0.123_4, "123 ms"),
             (2.7e-6, "2.70 µs"),
             (1e-8, "0.01 µs"),
-            (0.0, "0.00 µs"),
+            (0.0, "0"),
             (75.0, "75.0 s"),
         ] {
             assert_eq!(value(seconds, Unit::Seconds), want);
