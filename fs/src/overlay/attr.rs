@@ -162,7 +162,7 @@ impl Overlay {
         // chown(2) with neither an owner nor a group takes the privileges all the same.
         if let (Some(caller), None, None, None, None) =
             (&change.unprivileged, change.size, change.mode, uid, gid)
-            && node.kind == Kind::File
+            && !matches!(node.kind, Kind::Dir | Kind::Symlink)
         {
             self.drop_privileges(&node, caller)?;
         }
