@@ -37,8 +37,9 @@ fn union(w: &mut World) -> Switch {
 fn left_in_upper(w: &World) -> Vec<String> {
     let mut left: Vec<_> =
         sys::names(w.u("")).unwrap().into_iter().map(|n| format!("{n:?}")).collect();
-    // The index names its layers by tags.
-    left.extend(walk(&w.dir.join("work")).into_iter().filter(|p| !p.ends_with(".tag")));
+    // The index names its layers by tags, and the work directory the time it is from.
+    let ours = |p: &String| p.ends_with(".tag") || p.contains("/epoch-");
+    left.extend(walk(&w.dir.join("work")).into_iter().filter(|p| !ours(p)));
     left
 }
 
