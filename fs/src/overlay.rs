@@ -379,6 +379,16 @@ impl Overlay {
         f(fd.as_fd(), &link.name)
     }
 
+    /// Opens the upper object of a file that is not a directory, whether it has a name or not.
+    fn open_upper(&self, node: &Arc<Node>, flags: i32) -> Result<OwnedFd> {
+        self.with_upper(node, |dir, name| {
+            if name.is_empty() {
+                return dir.try_clone_to_owned().map_err(|_| Errno::EMFILE);
+            }
+            sys::dir::openat(dir, name, flags | libc::O_NONBLOCK, 0)
+        })
+    }
+
     /// Where the object of `node` is.
     fn place(&self, node: &Node) -> Place {
         node.state.read().place()

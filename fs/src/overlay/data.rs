@@ -188,14 +188,8 @@ impl Overlay {
         let bare = node.state.read().source().is_some_and(|s| s.partial.is_none());
         if bare {
             // Only its attributes are in the upper.
-            return self.with_upper(&node, |dir, name| match name {
-                b"" => sys::file::fsync(dir, false),
-                name => {
-                    let flags = libc::O_RDONLY | libc::O_NONBLOCK;
-                    let file = sys::dir::openat(dir, name, flags, 0)?;
-                    sys::file::fsync(file.as_fd(), false)
-                }
-            });
+            let file = self.open_upper(&node, libc::O_RDONLY)?;
+            return sys::file::fsync(file.as_fd(), false);
         }
         sys::file::fsync(self.open_data(&node, false)?.fd(), data_only)
     }

@@ -114,12 +114,12 @@ impl Overlay {
         }
         let _copying = node.copying.lock();
         let Some(source) = node.state.read().source().cloned() else { return Ok(()) };
-        let file = self.with_upper(node, |dir, name| {
-            if name.is_empty() {
-                return dir.try_clone_to_owned().map_err(|_| Errno::EMFILE);
-            }
-            sys::dir::openat(dir, name, libc::O_RDWR | libc::O_NONBLOCK, 0)
-        })?;
+        // Every write to a partial file comes through here: its descriptor is kept. A file with
+        // attributes only must not have one, for its data is read elsewhere.
+        let file = match &source.partial {
+            Some(_) => self.open_data(node, true)?.fd,
+            None => Arc::new(self.open_upper(node, libc::O_RDWR)?),
+        };
         let size = sys::dir::fstat(file.as_fd())?.size;
         match self.plan(upper, amount, size) {
             Plan::Blocks(_) if source.partial.is_some() => Ok(()),
@@ -181,10 +181,7 @@ impl Overlay {
         if !upper.volatile() && !later {
             sys::file::fsync(to, false)?;
         }
-        as_writable(to, || {
-            let marks = [Mark::Metacopy, Mark::Partial, Mark::Redirect];
-            marks.into_iter().try_for_each(|mark| unmark(to, mark))
-        })?;
+        lacks_nothing(to)?;
         if let (Some(partial), Some(records)) = (&source.partial, upper.records()) {
             partial.drop_record(records);
         }
@@ -244,8 +241,16 @@ pub(super) fn put_back(fd: BorrowedFd<'_>, capabilities: Option<Vec<u8>>) -> Res
     }
 }
 
+/// Takes the marks off the file `fd` that say that it lacks data, and where that is.
+pub(super) fn lacks_nothing(fd: BorrowedFd<'_>) -> Result<()> {
+    as_writable(fd, || {
+        let marks = [Mark::Metacopy, Mark::Partial, Mark::Redirect];
+        marks.into_iter().try_for_each(|mark| unmark(fd, mark))
+    })
+}
+
 /// Takes a mark off the file `fd`, in whichever namespace.
-pub(super) fn unmark(fd: BorrowedFd<'_>, mark: Mark) -> Result<()> {
+fn unmark(fd: BorrowedFd<'_>, mark: Mark) -> Result<()> {
     for namespace in [Namespace::Trusted, Namespace::User] {
         let attr = namespace.name(mark).unwrap_or_default();
         super::soft(sys::xattr::remove(fd, b"", &attr))?;

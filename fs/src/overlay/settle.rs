@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::copyup::Amount;
 use super::duplicate::copy_data;
-use super::metacopy::{CAPABILITIES, put_back, unmark};
+use super::metacopy::{CAPABILITIES, lacks_nothing, put_back};
 use super::{Looked, Overlay, Redirects, stash_name};
 use crate::attr::Kind;
 use crate::format::{self, Mark, ObjectMarks};
@@ -199,13 +199,7 @@ impl Overlay {
 
     fn settle_one(&self, upper: &Upper, one: &Settling, sync: bool) -> Result<()> {
         let Some(node) = self.nodes.get(one.id) else { return Ok(()) };
-        let opened = self.with_upper(&node, |dir, name| {
-            if name.is_empty() {
-                return dir.try_clone_to_owned().map_err(|_| Errno::EMFILE);
-            }
-            sys::dir::openat(dir, name, libc::O_RDONLY | libc::O_NONBLOCK, 0)
-        });
-        let file = match opened {
+        let file = match self.open_upper(&node, libc::O_RDONLY) {
             Err(Errno::ENOENT) => return Ok(()), // removed
             Err(Errno::EACCES) => self.open_unreadable(&node)?,
             other => other?,
@@ -220,10 +214,7 @@ impl Overlay {
         let Some(partial) = partial else { return self.clear_unsynced(upper, &node, file) };
         let records = upper.records().ok_or(Errno::EIO)?;
         if one.complete {
-            as_writable(file, || {
-                let marks = [Mark::Metacopy, Mark::Partial, Mark::Redirect];
-                marks.into_iter().try_for_each(|mark| unmark(file, mark))
-            })?;
+            lacks_nothing(file)?;
             partial.drop_record(records);
             return Ok(());
         }
