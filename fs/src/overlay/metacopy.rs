@@ -9,7 +9,7 @@ use super::Overlay;
 use super::copyup::Amount;
 use super::duplicate::{Plan, copy_extent, copy_run};
 use super::settle::as_writable;
-use crate::attr::Kind;
+use crate::attr::{Attr, Kind};
 use crate::blocks::Blocks;
 use crate::format::{self, Mark, Namespace, ObjectMarks};
 use crate::inode::{Node, Source};
@@ -161,22 +161,15 @@ impl Overlay {
         let from = self.layer(source.at.layer)?.open(&source.at)?;
         // Nobody reads or writes the file meanwhile: they would take the same lock.
         let mut held = source.partial.as_ref().map(|p| p.held_mut());
-        let before = sys::dir::fstat(to)?;
-        let capabilities = sys::xattr::get(to, b"", CAPABILITIES).ok();
-        let len = len.min(before.size);
-        match &held {
-            Some(held) => fill(&held.blocks, &from, to, len)?,
-            None => copy_run(from.fd(), to, 0, len)?,
-        }
-        if len < before.size {
-            sys::file::ftruncate(to, len)?;
-        }
-        if sys::dir::fstat(to)?.perm != before.perm {
-            sys::dir::chmodat(to, b"", u32::from(before.perm))?;
-        }
-        put_back(to, capabilities)?;
-        let (atime, mtime) = upper::times_of(&before);
-        sys::dir::futimes(to, atime, mtime)?;
+        let mut len = len;
+        unnoticed(to, |before| {
+            len = len.min(before.size);
+            match &held {
+                Some(held) => fill(&held.blocks, &from, to, len)?,
+                None => copy_run(from.fd(), to, 0, len)?,
+            }
+            if len < before.size { sys::file::ftruncate(to, len) } else { Ok(()) }
+        })?;
         let later = held.is_none() && len > 0 && self.mark_unsynced(upper, node, to)?;
         if !upper.volatile() && !later {
             sys::file::fsync(to, false)?;
@@ -228,11 +221,28 @@ fn fill(blocks: &Blocks, from: &LowerData, to: BorrowedFd<'_>, len: u64) -> Resu
     Ok(())
 }
 
+/// Changes the content of the file `fd` by `change`, which is told its attributes, and leaves mode,
+/// capabilities and times as they were: users have changed nothing.
+pub(super) fn unnoticed(
+    fd: BorrowedFd<'_>,
+    change: impl FnOnce(&Attr) -> Result<()>,
+) -> Result<()> {
+    let before = sys::dir::fstat(fd)?;
+    let capabilities = sys::xattr::get(fd, b"", CAPABILITIES).ok();
+    change(&before)?;
+    if sys::dir::fstat(fd)?.perm != before.perm {
+        sys::dir::chmodat(fd, b"", u32::from(before.perm))?;
+    }
+    put_back(fd, capabilities)?;
+    let (atime, mtime) = upper::times_of(&before);
+    sys::dir::futimes(fd, atime, mtime)
+}
+
 /// Capabilities of a program, which the kernel takes away when anybody writes to it.
-pub(super) const CAPABILITIES: &[u8] = b"security.capability";
+const CAPABILITIES: &[u8] = b"security.capability";
 
 /// Gives a program that we wrote to its capabilities again.
-pub(super) fn put_back(fd: BorrowedFd<'_>, capabilities: Option<Vec<u8>>) -> Result<()> {
+fn put_back(fd: BorrowedFd<'_>, capabilities: Option<Vec<u8>>) -> Result<()> {
     match capabilities {
         Some(value) if sys::xattr::get(fd, b"", CAPABILITIES).ok().as_ref() != Some(&value) => {
             sys::xattr::set(fd, b"", CAPABILITIES, &value, 0)

@@ -15,7 +15,7 @@ use parking_lot::{Condvar, Mutex};
 
 use super::copyup::Amount;
 use super::duplicate::copy_data;
-use super::metacopy::{CAPABILITIES, lacks_nothing, put_back};
+use super::metacopy::{lacks_nothing, unnoticed};
 use super::{Looked, Overlay, Redirects, stash_name};
 use crate::attr::Kind;
 use crate::format::{self, Mark, ObjectMarks};
@@ -24,7 +24,7 @@ use crate::inode::Node;
 use crate::layer::{LowerRef, Metacopy};
 use crate::partial::{Partial, Snapshot};
 use crate::sys::{self, Errno, Result};
-use crate::upper::{self, Upper};
+use crate::upper::Upper;
 
 /// More files than this are synced together with their whole filesystem, which then costs less.
 const FEW: usize = 8;
@@ -331,24 +331,16 @@ impl Overlay {
     ) -> Result<()> {
         let file = sys::dir::openat(dir, name, libc::O_RDWR | libc::O_NONBLOCK, 0)?;
         let file = file.as_fd();
-        let before = sys::dir::fstat(file)?;
-        let capabilities = sys::xattr::get(file, b"", CAPABILITIES).ok();
-        match find(&Metacopy { redirect: marks.redirect.clone() }) {
+        unnoticed(file, |_| match find(&Metacopy { redirect: marks.redirect.clone() }) {
             Ok(at) => {
                 let layer = self.layer(at.layer)?;
                 let from = layer.open(&at)?;
                 sys::file::ftruncate(file, 0)?;
-                copy_data(from.fd(), file, layer.attr(&at)?.size)?;
+                copy_data(from.fd(), file, layer.attr(&at)?.size)
             }
-            Err(Errno::EIO) => {}
-            Err(e) => return Err(e),
-        }
-        if sys::dir::fstat(file)?.perm != before.perm {
-            sys::dir::chmodat(file, b"", u32::from(before.perm))?;
-        }
-        put_back(file, capabilities)?;
-        let (atime, mtime) = upper::times_of(&before);
-        sys::dir::futimes(file, atime, mtime)?;
+            Err(Errno::EIO) => Ok(()),
+            Err(e) => Err(e),
+        })?;
         sys::file::fsync(file, false)?;
         match marks.origin {
             Some(origin) => upper.set_mark(file, b"", Mark::Origin, &origin.to_bytes()),
