@@ -1,11 +1,13 @@
 //! Images on their way in: archives, compression, manifests.
 //!
-//! `load` and `import` are the two ways; both stream each layer once (`stream`: read, decompress,
-//! hash) into `unpack`, verify it, and publish everything in one transaction of the store.
+//! `load` and `import` are two ways in; registries are another. All stream each layer once
+//! (`stream`: read, decompress, hash) through `intake`, which verifies it, and publish everything
+//! in one transaction of the store.
 
 pub mod change;
 pub mod compression;
 pub mod import;
+pub mod intake;
 pub mod load;
 pub mod manifest;
 pub mod source;

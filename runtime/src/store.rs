@@ -202,6 +202,20 @@ impl Store {
         }
     }
 
+    /// A configuration or manifest, byte for byte, verified.
+    ///
+    /// # Errors
+    /// When the store does not have it, or has something else in its place.
+    pub fn blob(&self, digest: Digest) -> Result<Vec<u8>, StoreError> {
+        let path = self.blob_path(digest);
+        let content = fs::read(&path).on("read", &path)?;
+        if Digest::of(&content) != digest {
+            let why = "does not match its digest".to_owned();
+            return Err(StoreError::Damaged { path, why });
+        }
+        Ok(content)
+    }
+
     fn by_reference(
         &self,
         reference: &Reference,

@@ -6,7 +6,8 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::change::Change;
-use super::load::{LoadError, Loaded, Outcome, layer_info, layer_record, open_tree};
+use super::intake::{layer_info, layer_record, open_tree};
+use super::load::{LoadError, Loaded, Outcome};
 use super::manifest::architecture;
 use super::source::{Input, open_file};
 use super::stream::LayerStream;
