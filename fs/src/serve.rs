@@ -6,6 +6,7 @@
 //! set-user-ID. What is negotiated and how long things may be cached stands in `policy`.
 
 mod count;
+mod discard;
 mod dispatch;
 pub mod explain;
 mod failed;
@@ -15,7 +16,6 @@ mod pool;
 pub mod probe;
 mod prune;
 mod reply;
-mod seek;
 mod session;
 mod settle;
 mod wire;

@@ -13,6 +13,7 @@
 )]
 
 use std::path::Path;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use cowl_tests::both;
@@ -266,3 +267,46 @@ fn writer(mnt: &Path, round: usize, worker: usize) -> Vec<(String, String)> {
     }
     done
 }
+
+/// What looks for holes among pages not written back, until the connection has gone.
+fn seeker(file: &Path, started: &AtomicUsize) {
+    let Ok(fd) = sys::open(file, libc::O_RDWR | libc::O_CREAT, 0o644) else { return };
+    for n in 0_i64.. {
+        let at = n % 64 * 65_536;
+        let done = sys::pwrite(&fd, at, &[b'x'; 5_000]).and_then(|_| {
+            sys::lseek(&fd, at / 2, libc::SEEK_HOLE)?;
+            match sys::lseek(&fd, at, libc::SEEK_DATA) {
+                Err(Errno::ENXIO) | Ok(_) => Ok(()),
+                Err(e) => Err(e),
+            }
+        });
+        // A file that all know is never dead in the cache: a name that nobody asked for yet tells.
+        let gone = file.with_extension(format!("none{n}"));
+        if done.is_err() || matches!(sys::lstat(gone), Err(e) if e != Errno::ENOENT) {
+            return;
+        }
+        started.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+both!(killed_while_many_seek_nobody_hangs, |w| {
+    w.put(1, "lower", vec![b'a'; 1 << 20]);
+    w.mount();
+    for _ in 0..10 {
+        let Some(pid) = w.server_pid() else { return };
+        let started = AtomicUsize::new(0);
+        // Whoever hangs in the kernel cannot be killed: the test as a whole has a limit then.
+        std::thread::scope(|s| {
+            for n in 0..6 {
+                let file = w.m(if n == 0 { "lower".into() } else { format!("f{}", n / 2) });
+                let started = &started;
+                s.spawn(move || seeker(&file, started));
+            }
+            while started.load(Ordering::Relaxed) < 60 {
+                std::thread::yield_now();
+            }
+            sys::kill(pid, libc::SIGKILL).unwrap();
+        });
+        w.crash();
+    }
+});

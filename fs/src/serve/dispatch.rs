@@ -1,8 +1,8 @@
 //! From a request to an operation of the union and back.
 
+use super::discard::Lost;
 use super::opens::{Handle, How};
 use super::reply::{self, Body, Ttl};
-use super::seek::{Seek, Work};
 use super::session::{Answer, Scratch, Session, forget_listing};
 use super::wire::{self, Cursor, Header, decode_dev, fattr, op};
 use crate::attr::{Kind, Time};
@@ -161,7 +161,8 @@ impl Session {
                     kill.then_some(Unprivileged { gid: head.gid, pid: head.pid, member: false });
                 if let Err(error) = o.write(node, data, offset, by.as_ref()) {
                     if flags & wire::WRITE_CACHE != 0 {
-                        self.lost(node, offset, size, error);
+                        self.failed.note(node, error);
+                        s.lost = Some(Lost { node, offset, len: size });
                     }
                     return Err(error);
                 }
@@ -212,16 +213,13 @@ impl Session {
                 let (offset, length, mode) = (body.u64()?, body.u64()?, body.u32()?);
                 o.fallocate(node, mode as i32, offset, length)?;
             }
+            // Pages that the kernel has not written back would seem holes to us, and to have them
+            // written first is a wait of ours for ourselves. Without an answer the kernel takes all
+            // of a file for data.
+            op::LSEEK if self.agreed.writeback => return Err(Errno::ENOSYS),
             op::LSEEK => {
                 body.u64()?;
                 let (offset, whence) = (body.u64()?, body.u32()? as i32);
-                if let Some(seeks) = &*self.seeks.lock() {
-                    let seek = Seek { unique: head.unique, node, offset, whence };
-                    return seeks
-                        .send(Work::Seek(seek))
-                        .map(|()| Answer::Later)
-                        .map_err(|_| Errno::EIO);
-                }
                 s.body.u64(o.seek(node, offset, whence)?);
             }
             op::COPY_FILE_RANGE | op::COPY_FILE_RANGE_64 => {
@@ -243,15 +241,6 @@ impl Session {
             _ => return Err(Errno::ENOSYS),
         }
         Ok(Answer::Body)
-    }
-
-    /// Cached pages could not be stored.
-    fn lost(&self, node: NodeId, offset: u64, len: u32, error: Errno) {
-        self.failed.note(node, error);
-        if let Some(seeks) = &*self.seeks.lock() {
-            // Without the thread the mount is ending, and the kernel's cache with it.
-            let _ending = seeks.send(Work::Drop(node, offset, len));
-        }
     }
 
     /// Hands a pinned node to the kernel.

@@ -5,8 +5,7 @@
 //! the pages as clean, goes on to show them, and goes on to take more: a program that fills a disk
 //! and never syncs would never end. So, after a refused write of cached pages:
 //!
-//! - the kernel is told to drop those pages, by the thread that may wait for pages (`seek`): what is
-//!   read from then on is what is stored;
+//! - the kernel is told to drop those pages (`discard`): what is read from then on is what is stored;
 //! - the next write(2) to the file fails with the same error. The kernel refreshes mode and size of a
 //!   file whose attributes it had to drop before it takes the next write, and says so by naming the
 //!   open file (`fuse_cache_write_iter` in fs/fuse/file.c); that question is answered with the error.

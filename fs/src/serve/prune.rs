@@ -11,7 +11,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use super::reply::Body;
-use super::session::{Session, send};
+use super::session::{NOTIFICATION, Session, send};
 use crate::ident::NodeId;
 use crate::overlay::Known;
 use crate::sys::{self, Errno, Result};
@@ -22,8 +22,6 @@ const PERIOD: Duration = Duration::from_millis(500);
 const PRUNE: i32 = 9;
 /// `FUSE_NOTIFY_INVAL_ENTRY`: drop a name.
 const INVAL_ENTRY: i32 = 3;
-/// A notification is no reply to a request.
-const NOTIFICATION: u64 = 0;
 /// Nodes named in one message: a page.
 const BATCH: usize = 500;
 

@@ -9,21 +9,24 @@ use std::sync::mpsc::Sender;
 use parking_lot::Mutex;
 
 use super::count::Counts;
+use super::discard::{self, Lost};
 use super::explain;
 use super::failed::Failed;
 use super::opens::{Handle, Opened, Opens};
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
 use super::pool::Pool;
 use super::reply;
-use super::seek::{self, Work};
 use super::wire::{self, Cursor, Header, op};
-use super::{prune, settle};
+use super::{NOTIFY_INVAL_INODE, prune, settle};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
 use crate::sys::{self, Errno, Result};
 
 /// Room for a request beside its data: header, write header, names.
 const REQUEST_HEAD: usize = 4096;
+
+/// What stands for the number of a request in a message that answers none.
+pub(super) const NOTIFICATION: u64 = 0;
 
 /// A mounted filesystem being served.
 #[derive(Debug)]
@@ -32,9 +35,9 @@ pub struct Session {
     pub(super) device: OwnedFd,
     pub(super) policy: Policy,
     pub(super) agreed: Agreed,
-    /// Where work is handed to that waits for pages and must not hold up a serving thread; `None`
-    /// while not serving, and where the kernel holds no dirty pages.
-    pub(super) seeks: Mutex<Option<Sender<Work>>>,
+    /// Where pages that could not be stored are handed to, to be dropped; `None` while not serving,
+    /// and where the kernel holds no dirty pages.
+    discards: Mutex<Option<Sender<Lost>>>,
     pub(super) failed: Failed,
     pool: Pool,
     counts: Counts,
@@ -58,7 +61,7 @@ impl Session {
             device,
             policy,
             agreed,
-            seeks: Mutex::new(None),
+            discards: Mutex::new(None),
             failed: Failed::default(),
             pool: Pool::default(),
             counts: Counts::default(),
@@ -104,11 +107,11 @@ impl Session {
     /// # Errors
     /// The errno of a thread that could not go on.
     pub fn run(self: &Arc<Session>) -> Result<()> {
-        let mut seeking = None;
+        let mut discarding = None;
         if self.agreed.writeback {
-            let (sender, thread) = seek::start(self)?;
-            *self.seeks.lock() = Some(sender);
-            seeking = Some(thread);
+            let (sender, thread) = discard::start(self)?;
+            *self.discards.lock() = Some(sender);
+            discarding = Some(thread);
         }
         let settling = match self.overlay.upper() {
             Some(upper) if !upper.volatile() => Some(settle::start(self)?),
@@ -120,12 +123,12 @@ impl Session {
         }
         let mut done = self.serve(true);
         done = done.and(self.pool.join());
-        drop(self.seeks.lock().take());
+        drop(self.discards.lock().take());
         let waiting = settling.into_iter().chain(pruning).map(|(sender, thread)| {
             drop(sender);
             thread
         });
-        for thread in seeking.into_iter().chain(waiting) {
+        for thread in discarding.into_iter().chain(waiting) {
             if thread.join().is_err() {
                 done = done.and(Err(Errno::EIO));
             }
@@ -177,15 +180,19 @@ impl Session {
         scratch.body.clear();
         scratch.pinned.clear();
         scratch.opened = None;
+        scratch.lost = None;
         let sent = match self.answer(head, body, scratch) {
             Ok(Answer::Body) => send(&self.device, head.unique, 0, scratch.body.bytes()),
             Ok(Answer::Data(n)) => {
                 let data = scratch.data.get(..n).ok_or(Errno::EIO)?;
                 send(&self.device, head.unique, 0, data)
             }
-            Ok(Answer::Later) => Ok(()),
             Err(e) => send(&self.device, head.unique, -(e as i32), &[]),
         };
+        if let (Some(lost), Some(discards)) = (scratch.lost.take(), &*self.discards.lock()) {
+            // Without the thread the mount is ending, and the kernel's cache with it.
+            let _ending = discards.send(lost);
+        }
         match sent {
             // The caller was killed while it waited: the kernel does not know the nodes that were
             // pinned for the reply.
@@ -263,6 +270,8 @@ pub(super) struct Scratch {
     pub pinned: Vec<Handle>,
     /// What the reply opens.
     pub opened: Option<Opened>,
+    /// Cached pages that could not be stored: to be dropped once the kernel has been told.
+    pub lost: Option<Lost>,
 }
 
 /// Where a reply is.
@@ -271,17 +280,13 @@ pub(super) enum Answer {
     Body,
     /// The first so many bytes of the scratch's data.
     Data(usize),
-    /// Another thread sends it.
-    Later,
 }
 
 /// Makes the kernel read a directory anew: the listing that it keeps says what `..` was.
 pub(super) fn forget_listing(device: &OwnedFd, node: NodeId) -> Result<()> {
-    const INVAL_INODE: i32 = 2; // FUSE_NOTIFY_INVAL_INODE
-    const NOTIFICATION: u64 = 0; // no request has this number
     let mut body = reply::Body::default();
     body.u64(node.0).u64(0).u64(0); // all of its pages
-    match send(device, NOTIFICATION, INVAL_INODE, body.bytes()) {
+    match send(device, NOTIFICATION, NOTIFY_INVAL_INODE, body.bytes()) {
         Err(Errno::ENOENT) => Ok(()), // it keeps nothing
         other => other,
     }

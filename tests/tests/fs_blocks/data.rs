@@ -182,6 +182,9 @@ fn random_changes(w: &mut World) {
             content[at..end].fill(0);
         }
         w.options = vec!["copyup=block:0".into()];
+        if seed % 3 == 0 {
+            w.options.push("writeback=0".into()); // holes are shown then
+        }
         w.put(1, &name, &content);
         w.mount();
         std::fs::write(w.r(&name), &content).unwrap();
