@@ -19,9 +19,11 @@
 pub mod diff;
 pub mod files;
 pub mod id;
+pub mod life;
 pub mod lock;
 pub mod name;
 pub mod record;
+pub mod state;
 
 use std::fs;
 use std::io;
@@ -31,8 +33,10 @@ use std::time::{Duration, Instant};
 
 pub use id::ContainerId;
 use lock::Lock;
-pub use record::{Config, Process, State, Status};
+pub use record::Config;
+pub use state::{Live, Process, State, Status};
 
+use crate::control::{self, Request};
 use crate::sys;
 
 /// Why something about containers could not be done.
@@ -238,8 +242,8 @@ impl Containers {
                     .map_err(io_error("create", &part))?;
             }
             let lock = Lock::container(&dir)?;
-            let container =
-                Container { dir: dir.clone(), config: config(id, name), state: State::created() };
+            let state = State { to_be_started: true, ..State::created() };
+            let container = Container { dir: dir.clone(), config: config(id, name), state };
             record::write(&dir.join("config.json"), &container.config)?;
             container.save()?;
             Ok((container, lock))
@@ -297,17 +301,24 @@ impl Containers {
 
     /// Brings one container whose lock is free to its true state.
     fn settle(&self, container: &mut Container) -> Result<(), Error> {
-        if let Status::Running { init, .. } = &container.state.status {
+        let status = &container.state.status;
+        if status.live().is_some() || matches!(status, Status::Restarting { .. }) {
             // Its monitor is gone; PID 1 normally went with it. One that gave up its
             // parent-death signal may have stayed.
-            if let Some(process) = init.open() {
+            if let Some(live) = status.live()
+                && container.state.of_this_boot()
+                && let Some(process) = live.init.open()
+            {
                 kill_and_wait(&process, &container.config.id)?;
             }
             container.state.finish(KILLED, Some("the container's monitor was killed".to_owned()));
             container.save()?;
         }
-        let created = matches!(container.state.status, Status::Created { .. });
-        if container.config.remove && (created || container.state.exit_code().is_some()) {
+        // A container that was only created waits for its start; one that `run` was about to
+        // start when it was killed does not.
+        let given_up = matches!(container.state.status, Status::Created { .. })
+            && container.state.to_be_started;
+        if container.config.remove && (given_up || container.state.exit_code().is_some()) {
             self.delete(&container.dir)?;
         }
         Ok(())
@@ -350,17 +361,22 @@ impl Containers {
 
     /// Kills PID 1, and when that is not enough the monitor and the filesystem too.
     fn kill(&self, container: &Container) -> Result<(), Error> {
-        let Status::Running { init, monitor, filesystem, .. } = &container.state.status else {
-            // Being started: its monitor ends by itself or becomes running; give it a moment.
-            return self.ends_within(container, DEATH_PATIENCE);
-        };
-        if let Some(process) = init.open() {
-            kill_and_wait(&process, &container.config.id)?;
-        }
-        if self.ends_within(container, DEATH_PATIENCE / 2).is_ok() {
+        // The monitor kills in the container's own namespaces, and does not start it again.
+        let kill = Request::Signal { number: nix::libc::SIGKILL, by_user: true };
+        if control::ask(&container.dir, &kill).is_ok()
+            && self.ends_within(container, DEATH_PATIENCE / 2).is_ok()
+        {
             return Ok(());
         }
-        for process in [monitor, filesystem] {
+        let (init, monitor, filesystem) = match container.state.status {
+            Status::Running(live) | Status::Paused(live) => {
+                (Some(live.init), live.monitor, live.filesystem)
+            }
+            Status::Restarting { monitor, filesystem, .. } => (None, monitor, filesystem),
+            // Being started: its monitor ends by itself or becomes running; give it a moment.
+            _ => return self.ends_within(container, DEATH_PATIENCE),
+        };
+        for process in init.into_iter().chain([monitor, filesystem]) {
             if let Some(process) = process.open() {
                 kill_and_wait(&process, &container.config.id)?;
             }
@@ -450,7 +466,7 @@ mod tests {
         let (mut container, lock) = all.create(Some("dead".into()), config("i")).unwrap();
         let nobody = Process { pid: i32::MAX, started: 1 };
         container.state.status =
-            Status::Running { init: nobody, monitor: nobody, filesystem: nobody, since: 5 };
+            Status::Running(Live { init: nobody, monitor: nobody, filesystem: nobody, since: 5 });
         container.save().unwrap();
         all.reclaim().unwrap();
         assert!(matches!(all.find("dead").unwrap().state.status, Status::Running { .. }));

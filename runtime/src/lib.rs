@@ -41,9 +41,11 @@
 pub mod archive;
 pub mod cli;
 pub mod container;
+pub mod control;
 pub mod digest;
 pub mod executable;
 pub mod image;
+pub mod log;
 pub mod monitor;
 pub mod probe;
 pub mod reference;

@@ -22,8 +22,8 @@ use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
 
 use crate::container::lock::Lock;
-use crate::container::record::{Process, now};
-use crate::container::{Container, Containers, KILLED, Status};
+use crate::container::record::now;
+use crate::container::{Container, Containers, KILLED, Live, Process, Status};
 use crate::rootfs::{self, Lower, Rootfs};
 use crate::sandbox::{self, Plan, Streams, Word};
 use crate::spec::Network;
@@ -200,12 +200,12 @@ fn start(
     let rootfs = Rootfs::mount(lower, &container.dir, lock.as_fd(), control)?;
     match start_init(plan, streams) {
         Ok((init, made, terminal)) => {
-            container.state.status = Status::Running {
+            container.state.begin(Live {
                 init: Process::note(init.pid),
                 monitor: Process::note(nix::unistd::Pid::this()),
                 filesystem: Process::note(rootfs.pid()),
                 since: now(),
-            };
+            });
             container.state.mountpoints = made.iter().cloned().map(Into::into).collect();
             let running = Running { init, rootfs, terminal, made };
             if let Err(error) = container.save() {

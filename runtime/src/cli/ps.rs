@@ -40,7 +40,11 @@ fn command(container: &Container, whole: bool) -> String {
 fn status(container: &Container) -> String {
     match container.state.status {
         Status::Created { .. } => "Created".to_owned(),
-        Status::Running { since, .. } => format!("Up {}", age::since(since)),
+        Status::Running(live) => format!("Up {}", age::since(live.since)),
+        Status::Paused(live) => format!("Up {} (Paused)", age::since(live.since)),
+        Status::Restarting { exit_code, at, .. } => {
+            format!("Restarting ({exit_code}) {} ago", age::since(at))
+        }
         Status::Exited { exit_code, at } => format!("Exited ({exit_code}) {} ago", age::since(at)),
     }
 }
@@ -53,7 +57,9 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         rows.push(header.map(str::to_owned).to_vec());
     }
     for container in context.containers()?.list()? {
-        if !args.all && !matches!(container.state.status, Status::Running { .. }) {
+        if !args.all
+            && matches!(container.state.status, Status::Created { .. } | Status::Exited { .. })
+        {
             continue;
         }
         let id = &container.config.id;

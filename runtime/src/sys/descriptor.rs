@@ -9,10 +9,12 @@ use nix::cmsg_space;
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
-use nix::sys::socket::{ControlMessage, ControlMessageOwned, MsgFlags, recvmsg, sendmsg};
+use nix::sys::socket::{
+    ControlMessage, ControlMessageOwned, MsgFlags, SockFlag, accept4, recvmsg, sendmsg,
+};
 
 /// The largest message on a control socket; larger ones are refused by the sender.
-pub const MESSAGE_MAX: usize = 64 * 1024;
+pub const MESSAGE_MAX: usize = 160 * 1024;
 
 /// Sends one message, with descriptors, on a SEQPACKET socket.
 pub fn send(socket: BorrowedFd<'_>, bytes: &[u8], fds: &[BorrowedFd<'_>]) -> nix::Result<()> {
@@ -53,6 +55,15 @@ pub fn receive(socket: BorrowedFd<'_>) -> nix::Result<Option<(Vec<u8>, Vec<Owned
     }
     bytes.truncate(length);
     Ok(Some((bytes, fds)))
+}
+
+/// Accepts a connection; `EAGAIN` when none waits on a non-blocking socket. It does not block
+/// either.
+pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
+    let flags = SockFlag::SOCK_CLOEXEC | SockFlag::SOCK_NONBLOCK;
+    let fd = accept4(listener.as_raw_fd(), flags)?;
+    // SAFETY: a new descriptor that nobody else owns.
+    Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
 /// Marks every descriptor from 3 up close-on-exec, so that a program started next inherits only
