@@ -23,6 +23,7 @@
 //! |---|---|---|
 //! | [`cli`] | arguments in, sentences and exit codes out | everything below; only room that prints |
 //! | [`reference`](mod@reference), [`digest`], [`image`] | names, digests, what an image's configuration says | nothing: pure |
+//! | [`template`], [`filter`] | `--format` and `--filter` | nothing: pure |
 //! | [`store`] | content-addressed layers and names of images | the store |
 //! | [`archive`], [`unpack`] | archives in, layers out; every byte of them is untrusted | the store's staging area |
 //! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
@@ -44,6 +45,7 @@ pub mod container;
 pub mod control;
 pub mod digest;
 pub mod executable;
+pub mod filter;
 pub mod image;
 pub mod log;
 pub mod monitor;
@@ -54,6 +56,7 @@ pub mod sandbox;
 pub mod spec;
 pub mod store;
 pub mod sys;
+pub mod template;
 pub mod terminal;
 pub mod unpack;
 pub mod userns;

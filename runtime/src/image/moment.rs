@@ -51,6 +51,30 @@ pub fn parse(text: &str) -> Option<i64> {
     Some(days * 86_400 + hour * 3600 + minute * 60 + second - offset)
 }
 
+/// Nanoseconds since 1970 of the same.
+pub fn nanoseconds(text: &str) -> Option<i128> {
+    let seconds = parse(text)?;
+    let fraction = text.get(19..)?.strip_prefix('.').unwrap_or_default();
+    let digits = fraction.bytes().take_while(u8::is_ascii_digit).take(9);
+    let (part, count) = digits.fold((0_i128, 0), |(part, count), digit| {
+        (part * 10 + i128::from(digit - b'0'), count + 1)
+    });
+    Some(i128::from(seconds) * 1_000_000_000 + part * 10_i128.pow(9 - count))
+}
+
+/// `seconds` since 1970 as `2024-01-31T12:34:56Z`.
+pub fn to_second(seconds: i64) -> String {
+    let text = format(seconds, 0);
+    text.split_once('.').map_or_else(String::new, |(text, _)| format!("{text}Z"))
+}
+
+/// `seconds` since 1970 as `2024-01-31 12:34:56 +0000 UTC`.
+pub fn in_words(seconds: i64) -> String {
+    let text = format(seconds, 0);
+    let (date, _) = text.split_once('.').unwrap_or((&text, ""));
+    format!("{} +0000 UTC", date.replace('T', " "))
+}
+
 /// `seconds` and `nanoseconds` since 1970, as RFC 3339 in UTC.
 pub fn format(seconds: i64, nanoseconds: u32) -> String {
     let days = seconds.div_euclid(86_400) + DAYS_TO_1970;
@@ -87,6 +111,10 @@ mod tests {
             assert_eq!(parse(text), Some(seconds), "{text}");
             assert_eq!(parse(&format(seconds, 5)), Some(seconds), "{text}");
         }
+        assert_eq!(nanoseconds("1970-01-01T00:00:01.5Z"), Some(1_500_000_000));
+        assert_eq!(nanoseconds("1970-01-01T01:00:00.000000001+01:00"), Some(1));
+        assert_eq!(to_second(951_868_799), "2000-02-29T23:59:59Z");
+        assert_eq!(in_words(951_868_799), "2000-02-29 23:59:59 +0000 UTC");
         assert_eq!(format(951_868_799, 1), "2000-02-29T23:59:59.000000001Z");
         for text in ["", "2024", "2024-01-31", "2024-13-01T00:00:00Z", "2024-01-31T12:34:56", "é"]
         {
