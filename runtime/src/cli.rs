@@ -7,9 +7,11 @@ mod age;
 mod diff;
 mod image;
 mod info;
+mod inspect;
 mod ps;
 mod rm;
 mod run;
+mod size;
 mod table;
 
 use std::ffi::OsString;
@@ -56,6 +58,14 @@ enum Command {
     Images(image::list::Args),
     /// Remove images, or names of images
     Rmi(image::rmi::Args),
+    /// Manage images
+    Image(image::Args),
+    /// Give an image another name
+    Tag(image::tag::Args),
+    /// Show the history of an image
+    History(image::history::Args),
+    /// Show everything about objects of any kind
+    Inspect(inspect::Args),
     /// Show what this machine allows and what was chosen
     Info,
     /// Show the version
@@ -111,6 +121,16 @@ fn print(text: &[u8]) -> Result<(), Failure> {
         }
         _ => Ok(()),
     }
+}
+
+/// Warns and asks whether to go on; anything but `y` means no.
+fn confirm(warning: &str) -> Result<bool, Failure> {
+    print(format!("{warning}\nAre you sure you want to continue? [y/N] ").as_bytes())?;
+    let mut answer = String::new();
+    io::stdin()
+        .read_line(&mut answer)
+        .map_err(|error| Failure::new(1, format!("cannot read the answer: {error}")))?;
+    Ok(answer.trim().eq_ignore_ascii_case("y"))
 }
 
 /// Help and version go to stdout; a mistake becomes one sentence.
@@ -227,6 +247,10 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Import(args) => image::import::run(&args, &context),
         Command::Images(args) => image::list::run(&args, &context),
         Command::Rmi(args) => image::rmi::run(&args, &context),
+        Command::Image(args) => image::run(&args, &context),
+        Command::Tag(args) => image::tag::run(&args, &context),
+        Command::History(args) => image::history::run(&args, &context),
+        Command::Inspect(args) => inspect::run(&args, &context),
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }

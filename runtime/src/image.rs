@@ -134,6 +134,7 @@ pub struct Image {
     pub os: String,
     record: ImageRecord,
     names: Vec<Reference>,
+    digests: Vec<Reference>,
     layers_root: PathBuf,
 }
 
@@ -145,6 +146,7 @@ impl Image {
         names: Vec<Reference>,
         layers_root: &Path,
     ) -> Image {
+        let (names, digests) = names.into_iter().partition(|name| name.tag().is_some());
         Image {
             id: record.id,
             config: document.config,
@@ -153,13 +155,24 @@ impl Image {
             os: document.os,
             record,
             names,
+            digests,
             layers_root: layers_root.to_owned(),
         }
     }
 
-    /// Its names, in order; empty for an image that is only known by its id.
+    /// Its names with tags, in order; empty for an image that is only known by its id or digest.
     pub fn names(&self) -> &[Reference] {
         &self.names
+    }
+
+    /// Its names with digests: how registries know it that it came from or went to.
+    pub fn digests(&self) -> &[Reference] {
+        &self.digests
+    }
+
+    /// All its names, those with tags first.
+    pub fn references(&self) -> impl Iterator<Item = &Reference> {
+        self.names.iter().chain(&self.digests)
     }
 
     /// What the store wrote down about it.

@@ -57,6 +57,28 @@ impl Reference {
         }
     }
 
+    /// The registry, `docker.io`.
+    pub fn registry(&self) -> &str {
+        &self.domain
+    }
+
+    /// The repository within its registry, `library/debian`.
+    pub fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The same repository with this digest and no tag.
+    #[must_use]
+    pub fn at_digest(&self, digest: Digest) -> Reference {
+        Reference { tag: None, digest: Some(digest), ..self.clone() }
+    }
+
+    /// The same repository with this tag and no digest; `None` when it is no tag.
+    #[must_use]
+    pub fn at_tag(&self, tag: &str) -> Option<Reference> {
+        is_tag(tag).then(|| Reference { tag: Some(tag.to_owned()), digest: None, ..self.clone() })
+    }
+
     /// The tag, when there is one.
     pub fn tag(&self) -> Option<&str> {
         self.tag.as_deref()

@@ -23,6 +23,7 @@ mod layer;
 mod lock;
 mod removal;
 mod remove_image;
+mod tag;
 mod transaction;
 
 use std::collections::BTreeMap;
@@ -227,9 +228,12 @@ impl Store {
                 None => Ok(None),
             };
         };
+        if let Some(id) = names.names.get(&reference.at_digest(digest).to_string()) {
+            return self.image(*id, names);
+        }
         for image in self.images()? {
             let same_repository =
-                image.names().iter().any(|name| name.repository() == reference.repository());
+                image.references().any(|name| name.repository() == reference.repository());
             if same_repository && (image.record().manifest == Some(digest) || image.id == digest) {
                 return Ok(Some(image));
             }

@@ -1,16 +1,74 @@
-//! Commands on images: `load`, `import`, `images`, `rmi`.
+//! Commands on images, by their short names (`rmi`) and as `image …`.
 
+pub mod history;
 pub mod import;
+pub mod inspect;
 pub mod list;
 pub mod load;
+pub mod prune;
 pub mod rmi;
+pub mod tag;
 
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::Failure;
+use super::{Context, Failure};
 use crate::archive::load::Outcome;
 use crate::archive::source::Input;
+use crate::container::using_image;
+use crate::digest::Digest;
+use crate::store::{Store, StoreError};
+
+/// `cowl image COMMAND`
+#[derive(Debug, clap::Args)]
+#[command(arg_required_else_help = true, disable_help_subcommand = true)]
+pub struct Args {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Show the history of an image
+    History(history::Args),
+    /// Make an image of one layer from the archive of a root filesystem
+    Import(import::Args),
+    /// Show everything about images
+    Inspect(inspect::Args),
+    /// Load images from an archive: `docker save`'s, or an OCI image layout
+    Load(load::Args),
+    /// List images
+    #[command(alias = "list")]
+    Ls(list::Args),
+    /// Remove images that nothing uses
+    Prune(prune::Args),
+    /// Remove images, or names of images
+    #[command(alias = "remove")]
+    Rm(rmi::Args),
+    /// Give an image another name
+    Tag(tag::Args),
+}
+
+/// Runs one of them.
+pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
+    match &args.command {
+        Command::History(args) => history::run(args, context),
+        Command::Import(args) => import::run(args, context),
+        Command::Inspect(args) => inspect::run(args, context),
+        Command::Load(args) => load::run(args, context),
+        Command::Ls(args) => list::run(args, context),
+        Command::Prune(args) => prune::run(args, context),
+        Command::Rm(args) => rmi::run(args, context),
+        Command::Tag(args) => tag::run(args, context),
+    }
+}
+
+/// The containers that use an image.
+fn users(store: &Store, id: &Digest) -> Result<Vec<String>, StoreError> {
+    using_image(store.root(), &id.to_string()).map_err(|error| {
+        StoreError::Conflict(format!("cannot tell which containers use the image: {error}"))
+    })
+}
 
 /// What Docker's `-` stands for.
 fn input(path: &Path) -> Input<'_> {

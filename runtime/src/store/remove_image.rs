@@ -43,14 +43,19 @@ impl Store {
     fn remove_locked(&self, removal: &Removal<'_>) -> Result<Vec<Removed>, StoreError> {
         let image = self.resolve(removal.target)?;
         let name = removal.target.parse::<Reference>().ok();
-        let name = name.filter(|name| image.names().contains(name));
-        if let Some(name) = &name
-            && image.names().len() > 1
-        {
-            return self.untag(std::slice::from_ref(name));
+        let name = name.map(|name| match name.digest() {
+            Some(digest) => name.at_digest(digest),
+            None => name,
+        });
+        let name = name.filter(|name| image.references().any(|known| known == name));
+        let all: Vec<Reference> = image.references().cloned().collect();
+        if let Some(name) = &name {
+            let gone = with_digests(&image, name);
+            if gone.len() < all.len() {
+                return self.untag(&gone);
+            }
         }
-        let repositories: BTreeSet<String> =
-            image.names().iter().map(Reference::repository).collect();
+        let repositories: BTreeSet<String> = all.iter().map(Reference::repository).collect();
         if name.is_none() && repositories.len() > 1 && !removal.force {
             return Err(StoreError::Conflict(format!(
                 "conflict: unable to delete {} (must be forced) - image is referenced in multiple repositories",
@@ -63,7 +68,7 @@ impl Store {
                 return Err(in_use(removal.target, name.is_some(), &image, user));
             }
             // The containers keep the image; it only loses its names.
-            return self.untag(image.names());
+            return self.untag(&all);
         }
         self.delete(&image)
     }
@@ -80,8 +85,8 @@ impl Store {
     fn delete(&self, image: &Image) -> Result<Vec<Removed>, StoreError> {
         // First, so that a crash in between still gets the layers reclaimed.
         self.mark_dirty()?;
-        let mut removed =
-            if image.names().is_empty() { Vec::new() } else { self.untag(image.names())? };
+        let all: Vec<Reference> = image.references().cloned().collect();
+        let mut removed = if all.is_empty() { Vec::new() } else { self.untag(&all)? };
         durable::remove(&self.record_path(image.id))?;
         durable::sync_directory(&self.path("images"))?;
         removed.push(Removed::Deleted(image.id));
@@ -103,6 +108,18 @@ impl Store {
         removed.extend(gone.into_iter().rev());
         Ok(removed)
     }
+}
+
+/// What goes with a name: with the last tag of a repository, also its digests.
+fn with_digests(image: &Image, name: &Reference) -> Vec<Reference> {
+    let repository = name.repository();
+    let others = image.names().iter().any(|n| n != name && n.repository() == repository);
+    let mut gone = vec![name.clone()];
+    if name.tag().is_some() && !others {
+        let digests = image.digests().iter().filter(|digest| digest.repository() == repository);
+        gone.extend(digests.cloned());
+    }
+    gone
 }
 
 fn in_use(target: &str, by_name: bool, image: &Image, user: &str) -> StoreError {

@@ -1,8 +1,7 @@
 //! `cowl rmi`
 
 use crate::cli::{Context, Failure, print};
-use crate::container::using_image;
-use crate::store::{Removal, Removed, StoreError};
+use crate::store::{Removal, Removed};
 
 /// Remove images, or names of images
 #[derive(Debug, clap::Args)]
@@ -10,6 +9,9 @@ pub struct Args {
     /// Remove all names of an image given by its id; of one in use, only its names
     #[arg(short, long)]
     force: bool,
+    /// Keep untagged parents (images here have no parents: there is nothing to keep)
+    #[arg(long)]
+    no_prune: bool,
     /// Names or ids
     #[arg(required = true, value_name = "IMAGE")]
     images: Vec<String>,
@@ -21,11 +23,7 @@ pub struct Args {
 /// When any image could not be removed.
 pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let store = context.store()?;
-    let users = |id: &crate::digest::Digest| {
-        using_image(store.root(), &id.to_string()).map_err(|error| {
-            StoreError::Conflict(format!("cannot tell which containers use the image: {error}"))
-        })
-    };
+    let users = |id: &crate::digest::Digest| super::users(&store, id);
     let mut failures = Vec::new();
     for image in &args.images {
         let removal = Removal { target: image, force: args.force, users: &users };
