@@ -20,7 +20,8 @@
 //! | [`merge`] | merged names of one directory, with stable positions | `attr`, `ident` |
 //! | [`upper`] | the write layer: work directory, publishing, whiteouts | `format`, `sys` |
 //! | [`partial`], [`blocks`] | files with part of their data in the upper: record, bitmap | `sys` |
-//! | [`layer`] | what a read-only layer answers; host directories | `format`, `fdcache`, `sys` |
+//! | [`layer`] | what a read-only layer answers; host directories, packed layers | `packed`, `format`, `fdcache`, `sys` |
+//! | [`packed`] | packed layers: index, data file, objects; writing, reading, checking | `attr`, `sys` |
 //! | [`fdcache`] | open descriptors kept while there is room | `ident` |
 //! | [`format`](mod@format) | names and xattrs that are marks | `sys` |
 //! | [`ownership`] | owners and nodes that the host refuses to store | `sys` |
@@ -45,6 +46,7 @@ pub mod merge;
 pub mod options;
 pub mod overlay;
 pub mod ownership;
+pub mod packed;
 pub mod partial;
 pub mod serve;
 pub mod start;

@@ -12,6 +12,7 @@ pub use nix::errno::Errno;
 pub mod dir;
 pub mod file;
 pub mod fuse;
+pub mod map;
 pub mod process;
 pub mod xattr;
 

@@ -31,6 +31,15 @@ pub fn open_dir(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
     }
 }
 
+/// Opens the directory that `name` in `dir` is, or leads to by symbolic links.
+pub fn open_dir_followed(dir: BorrowedFd<'_>, name: &[u8]) -> Result<OwnedFd> {
+    with_cstr(name, |c| {
+        let flags = libc::O_RDONLY | libc::O_DIRECTORY | libc::O_CLOEXEC;
+        // SAFETY: `c` is a valid C string for the duration of the call.
+        own(unsafe { libc::openat(raw(dir), c.as_ptr(), flags) })
+    })
+}
+
 /// Opens a directory by the path the user gave on the command line (symbolic links followed).
 pub fn open_dir_path(path: &std::path::Path) -> Result<OwnedFd> {
     use std::os::unix::ffi::OsStrExt;
