@@ -31,6 +31,7 @@
 //! | [`rootfs`] | layers → cowlfs command line, mount and unmount | the monitor's mount namespace |
 //! | [`monitor`] | one process per container: supervises, keeps the state true | processes, `container` |
 //! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
+//! | [`network`] | bridges, addresses, published ports, names; user-mode networking | the machine's and the container's network |
 //! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
 //! | [`executable`] | this program's own file, kept from being written by a container | this process |
 //! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
@@ -49,6 +50,7 @@ pub mod filter;
 pub mod image;
 pub mod log;
 pub mod monitor;
+pub mod network;
 pub mod probe;
 pub mod reference;
 pub mod rootfs;

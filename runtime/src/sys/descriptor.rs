@@ -147,3 +147,21 @@ pub fn lock(file: BorrowedFd<'_>, kind: LockKind) -> nix::Result<()> {
         }
     }
 }
+
+/// Closes every descriptor from 3 up but these, now. What owned the others must not be used or
+/// dropped any more: for the child of a fork, which goes on with these alone.
+pub fn keep_only(keep: &[BorrowedFd<'_>]) -> nix::Result<()> {
+    let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
+    numbers.sort_unstable();
+    let mut first = 3;
+    for number in numbers.into_iter().chain([u32::MAX]) {
+        let last = if number == u32::MAX { u32::MAX } else { number.saturating_sub(1) };
+        if first <= last {
+            // SAFETY: as the function's promise says, nobody uses these descriptors again.
+            let result = unsafe { libc::syscall(libc::SYS_close_range, first, last, 0) };
+            Errno::result(result)?;
+        }
+        first = first.max(number.saturating_add(1));
+    }
+    Ok(())
+}
