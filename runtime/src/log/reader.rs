@@ -57,7 +57,7 @@ impl Reader {
     }
 
     /// The next entry; none when there is no more for now. What is not an entry is passed over.
-    pub fn next(&mut self) -> io::Result<Option<Entry>> {
+    pub fn next_entry(&mut self) -> io::Result<Option<Entry>> {
         loop {
             let Some(file) = self.files.front_mut() else {
                 match File::open(&self.path) {
@@ -158,7 +158,7 @@ mod tests {
 
     fn texts(reader: &mut Reader) -> Vec<String> {
         let mut all = Vec::new();
-        while let Some(entry) = reader.next().unwrap() {
+        while let Some(entry) = reader.next_entry().unwrap() {
             all.push(String::from_utf8(entry.bytes).unwrap().trim().to_owned());
         }
         all

@@ -149,7 +149,7 @@ mod tests {
     fn read(path: &Path) -> Vec<(Stream, Vec<u8>)> {
         let mut reader = Reader::open(path).unwrap();
         let mut all = Vec::new();
-        while let Some(entry) = reader.next().unwrap() {
+        while let Some(entry) = reader.next_entry().unwrap() {
             all.push((entry.stream, entry.bytes));
         }
         all
