@@ -85,7 +85,9 @@ pub enum Error {
     )]
     Overlayfs(Errno),
     /// What only cowlfs can do.
-    #[error("{0} needs cowlfs, and /dev/fuse cannot be opened: make it readable and writable for you")]
+    #[error(
+        "{0} needs cowlfs, and /dev/fuse cannot be opened: make it readable and writable for you"
+    )]
     OnlyCowlfs(&'static str),
     /// The container was made by another driver than there is now.
     #[error(transparent)]
@@ -211,4 +213,3 @@ impl Rootfs {
         }
     }
 }
-

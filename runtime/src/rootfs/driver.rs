@@ -87,7 +87,7 @@ pub fn overlayfs_works(dir: &Path) -> bool {
         Ok(Side::Child) => {
             let mounted = unshare(CloneFlags::CLONE_NEWNS).is_ok()
                 && overlayfs::private().is_ok()
-                && overlayfs::attach(&[trial.0.clone()], &trial.0).is_ok();
+                && overlayfs::attach(std::slice::from_ref(&trial.0), &trial.0).is_ok();
             sys::process::exit(u8::from(!mounted));
         }
         Ok(Side::Parent(child)) => child.wait() == Ok(0),
