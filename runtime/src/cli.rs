@@ -4,6 +4,7 @@
 //! the exit code is 125 for failures of `run` before the command, 1 for the rest.
 
 mod age;
+mod create_options;
 mod diff;
 mod image;
 mod info;
@@ -43,7 +44,7 @@ struct Cowl {
 #[derive(Debug, Subcommand)]
 enum Command {
     /// Run a command in a new container
-    Run(run::Args),
+    Run(Box<run::Args>),
     /// List containers
     Ps(ps::Args),
     /// Remove containers
@@ -239,7 +240,7 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         executable::protect(&context.root).map_err(|error| Failure::new(ENGINE_ERROR, error))?;
     }
     match cowl.command {
-        Command::Run(args) => run::run(args, &context),
+        Command::Run(args) => run::run(*args, &context),
         Command::Ps(args) => ps::run(&args, &context),
         Command::Rm(args) => rm::run(&args, &context),
         Command::Diff(args) => diff::run(&args, &context),
@@ -276,7 +277,7 @@ mod tests {
             ["cowl", "run", "-it", "--rm", "-e", "A=1", "img", "sh", "-e", "--rm", "-c", "x"];
         let cowl = Cowl::try_parse_from(line).unwrap();
         let Command::Run(args) = cowl.command else { panic!("not run") };
-        assert_eq!(args.image_and_command, ["img", "sh", "-e", "--rm", "-c", "x"]);
+        assert_eq!(args.create.image_and_command, ["img", "sh", "-e", "--rm", "-c", "x"]);
         assert!(Cowl::try_parse_from(["cowl", "run"]).is_err());
         assert!(Cowl::try_parse_from(["cowl", "run", "--no-such", "img"]).is_err());
         let root = Cowl::try_parse_from(["cowl", "--root", "/x", "run", "img", "--root"]).unwrap();

@@ -16,6 +16,7 @@
 //! kill -9; [`Containers::reclaim`] makes it true, and every command that looks at containers
 //! calls it first.
 
+pub mod config;
 pub mod diff;
 pub mod files;
 pub mod id;
@@ -31,9 +32,9 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
+pub use config::Config;
 pub use id::ContainerId;
 use lock::Lock;
-pub use record::Config;
 pub use state::{Live, Process, State, Status};
 
 use crate::control::{self, Request};
@@ -435,7 +436,7 @@ mod tests {
 
     fn config(image: &str) -> impl FnOnce(ContainerId, String) -> Config {
         let image_id = Some(image.to_owned());
-        move |id, name| Config { image_id, ..Config::for_tests(id, name) }
+        move |id, name| Config { image_id, ..Config::new(id, name, "i".into()) }
     }
 
     #[test]

@@ -74,7 +74,8 @@ pub fn protect(root: &Path) -> Result<(), Error> {
     if (opened.st_dev, opened.st_ino) != (running.st_dev, running.st_ino) {
         return Err(failed(format!("{} is not what is running", shown()))(Errno::ESTALE));
     }
-    mount::set_attributes(mount.as_fd(), false, mount::RDONLY).map_err(failed(shown()))?;
+    let change = mount::Change { set: mount::RDONLY, ..mount::Change::private() };
+    mount::change(mount.as_fd(), false, change).map_err(failed(shown()))?;
     // Also the promise that the second execution ends at the check above.
     if !read_only(&fstatvfs(&mount).map_err(failed(shown()))?) {
         return Err(failed(shown())(Errno::EROFS));

@@ -27,7 +27,8 @@
 //! | [`store`] | content-addressed layers and names of images | the store |
 //! | [`archive`], [`unpack`] | archives in, layers out; every byte of them is untrusted | the store's staging area |
 //! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
-//! | [`spec`] | image configuration + flags → what PID 1 is; volumes, environment, users | nothing: pure |
+//! | [`spec`] | image configuration + flags → what PID 1 is; volumes, environment, users, capabilities | nothing: pure |
+//! | [`launch`] | a container's configuration on disk → all that the kernel is told | reads facts of this machine |
 //! | [`rootfs`] | layers → cowlfs command line, mount and unmount | the monitor's mount namespace |
 //! | [`monitor`] | one process per container: supervises, keeps the state true | processes, `container` |
 //! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
@@ -48,6 +49,7 @@ pub mod digest;
 pub mod executable;
 pub mod filter;
 pub mod image;
+pub mod launch;
 pub mod log;
 pub mod monitor;
 pub mod network;

@@ -16,7 +16,6 @@ use nix::sched::{CloneFlags, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
-use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 use serde::{Deserialize, Serialize};
@@ -25,10 +24,9 @@ use crate::container::lock::Lock;
 use crate::container::record::now;
 use crate::container::{Container, Containers, KILLED, Live, Process, Status};
 use crate::rootfs::{self, Lower, Rootfs};
-use crate::sandbox::{self, Plan, Streams, Word};
-use crate::spec::Network;
+use crate::sandbox::{self, Begun, Failed, Plan, Streams};
 use crate::sys;
-use crate::sys::process::{Child, Side};
+use crate::sys::process::Child;
 
 /// The exit code for failures of the engine, as Docker's.
 pub const ENGINE_ERROR: u8 = 125;
@@ -198,8 +196,8 @@ fn start(
     control: BorrowedFd<'_>,
 ) -> Result<Running, Failure> {
     let rootfs = Rootfs::mount(lower, &container.dir, lock.as_fd(), control)?;
-    match start_init(plan, streams) {
-        Ok((init, made, terminal)) => {
+    match sandbox::start(plan, streams, |_| Ok(())) {
+        Ok(Begun { init, made, terminal, .. }) => {
             container.state.begin(Live {
                 init: Process::note(init.pid),
                 monitor: Process::note(nix::unistd::Pid::this()),
@@ -214,10 +212,10 @@ fn start(
             }
             Ok(running)
         }
-        Err((failure, made)) => {
+        Err(Failed { exit_code, message, made }) => {
             rootfs.remove_mountpoints(&made);
             rootfs.unmount()?;
-            Err(failure)
+            Err(Failure { exit_code, message })
         }
     }
 }
@@ -229,83 +227,6 @@ fn supervise_end(running: Running) -> Result<u8, Failure> {
     running.rootfs.remove_mountpoints(&running.made);
     running.rootfs.unmount()?;
     Ok(code)
-}
-
-fn namespaces(network: Network) -> CloneFlags {
-    let mut flags = CloneFlags::CLONE_NEWPID
-        | CloneFlags::CLONE_NEWNS
-        | CloneFlags::CLONE_NEWUTS
-        | CloneFlags::CLONE_NEWIPC;
-    if network == Network::None {
-        flags |= CloneFlags::CLONE_NEWNET;
-    }
-    flags
-}
-
-type Begun = (Child, Vec<PathBuf>, Option<OwnedFd>);
-
-/// Clones PID 1 and waits until it is the command.
-fn start_init(plan: &Plan, streams: Streams) -> Result<Begun, (Failure, Vec<PathBuf>)> {
-    let fail = |failure| (failure, Vec::new());
-    let (ours, theirs) =
-        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
-            .map_err(failed("make a socket"))
-            .map_err(fail)?;
-    let flags = namespaces(plan.spec.network);
-    let side = sys::process::fork_into(flags | CloneFlags::CLONE_NEWCGROUP)
-        // A kernel without cgroups has no namespace for them.
-        .or_else(|errno| match errno {
-            Errno::EINVAL => sys::process::fork_into(flags),
-            other => Err(other),
-        })
-        .map_err(failed("make the container's namespaces"))
-        .map_err(fail)?;
-    let init = match side {
-        Side::Child => {
-            drop(ours);
-            let error = sandbox::enter(plan, streams, &theirs);
-            sys::process::exit(error.exit_code());
-        }
-        Side::Parent(child) => child,
-    };
-    drop(theirs);
-    drop(streams);
-    // A send that fails means that PID 1 has ended: then the next receive says so.
-    sys::descriptor::send(ours.as_fd(), b"go", &[]).ok();
-    let mut made: Option<Vec<PathBuf>> = None;
-    let mut terminal = None;
-    // The channel closes at exec. It also closes when PID 1 is killed: without a word about its
-    // mounts it was; after that, the two differ only in its exit status, which is reported.
-    let failure = loop {
-        match (sys::descriptor::receive(ours.as_fd()), &mut made) {
-            (Err(errno), _) => break failed("hear PID 1")(errno),
-            (Ok(None), Some(made)) => return Ok((init, std::mem::take(made), terminal)),
-            (Ok(None), None) => {
-                break Failure {
-                    exit_code: ENGINE_ERROR,
-                    message: "PID 1 was killed while it was being started".to_owned(),
-                };
-            }
-            (Ok(Some((text, fds))), made) => match serde_json::from_slice::<Word>(&text) {
-                Ok(Word::Made(list)) => {
-                    let paths = list.iter().map(|path| std::ffi::OsString::from(path).into());
-                    *made = Some(paths.collect());
-                    terminal = fds.into_iter().next();
-                }
-                Ok(Word::Failed { exit_code, message }) => break Failure { exit_code, message },
-                Err(error) => {
-                    let message = format!("PID 1 said something odd: {error}");
-                    break Failure { exit_code: ENGINE_ERROR, message };
-                }
-            },
-        }
-    };
-    sys::process::kill(init.as_fd(), Signal::SIGKILL as i32).ok();
-    let made = made.unwrap_or_default();
-    match init.wait() {
-        Ok(_) => Err((failure, made)),
-        Err(errno) => Err((failed("wait for PID 1")(errno), made)),
-    }
 }
 
 /// Waits for the end of PID 1, bringing it about when one of the others ends; then takes

@@ -25,8 +25,9 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::Signal;
 use nix::unistd::Pid;
 
-use crate::sys;
+use crate::container::Config;
 use crate::sys::process::Child;
+use crate::{sys, userns};
 
 pub use cowlfs::program;
 pub use driver::Driver;
@@ -55,6 +56,19 @@ pub enum Lower {
         /// Whether ids that this user namespace lacks are shown as root's.
         unmapped_to_root: bool,
     },
+}
+
+impl Lower {
+    /// What lies under the write layer of a container of the store at `root`.
+    pub fn of(config: &Config, root: &Path) -> Self {
+        let inside = userns::inside();
+        if config.image_id.is_none() {
+            let store = root.canonicalize().unwrap_or_else(|_| root.to_owned());
+            return Self::Machine { store, unmapped_to_root: inside };
+        }
+        let directories = config.layers.iter().map(|layer| layer.path()).collect();
+        Self::Layers { directories, owners_kept: inside }
+    }
 }
 
 /// Why there is no root filesystem.

@@ -18,30 +18,37 @@
 mod command;
 mod device;
 mod mounts;
+pub mod plan;
 mod privilege;
+pub mod process;
+mod start;
 mod tree;
 
 use std::ffi::OsStr;
-use std::fs::{self, File};
-use std::io::{self, Read};
+use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
+use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
+use nix::sched::{CloneFlags, setns};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
 use nix::unistd::{fchdir, pivot_root, sethostname, setsid};
+pub use plan::Plan;
+use plan::{Namespace, UserNamespace};
 use serde::{Deserialize, Serialize};
+pub use start::{Begun, Failed, start};
+pub use tree::For;
 
 use crate::container::record::Bytes;
 use crate::spec::user::UserError;
-use crate::spec::{Network, Spec};
 use crate::sys;
 use crate::sys::tty::WindowSize;
 
-/// Where the streams of PID 1 lead.
+/// Where the streams of a process lead.
 #[derive(Debug)]
 pub enum Streams {
     /// Three descriptors: pipes, or /dev/null.
@@ -50,24 +57,16 @@ pub enum Streams {
     Terminal(Option<WindowSize>),
 }
 
-/// All that PID 1 needs to know.
-#[derive(Debug)]
-pub struct Plan {
-    /// What to run.
-    pub spec: Spec,
-    /// The mounted root filesystem.
-    pub rootfs: PathBuf,
-    /// Where `hosts`, `hostname` and `resolv.conf` are.
-    pub files: PathBuf,
-    /// Whether this is root of a user namespace rather than of the machine.
-    pub user_namespace: bool,
-}
-
 /// What PID 1 says to the monitor.
 #[derive(Debug, Serialize, Deserialize)]
 pub enum Word {
-    /// Mountpoints that had to be made. The terminal's other side comes with it.
-    Made(Vec<Bytes>),
+    /// The world is made. The terminal's other side comes with it.
+    Made {
+        /// Mountpoints that had to be made.
+        paths: Vec<Bytes>,
+        /// What could not be done and is not needed.
+        warnings: Vec<String>,
+    },
     /// It cannot become the command.
     Failed {
         /// As Docker's: 125, 126, 127.
@@ -128,17 +127,22 @@ fn step(what: impl Into<String>) -> impl FnOnce(Errno) -> Error {
 }
 
 /// Becomes the command; returns only to say why not, and has said it to the monitor then.
-pub fn enter(plan: &Plan, streams: Streams, channel: &OwnedFd) -> Error {
+fn enter(plan: &Plan, streams: Streams, channel: &OwnedFd) -> Error {
     let error = match become_command(plan, streams, channel) {
         Ok(never) => match never {},
         Err(error) => error,
     };
+    report(&error, channel);
+    error
+}
+
+/// Tells the starter what failed.
+fn report(error: &Error, channel: &OwnedFd) {
     let word = Word::Failed { exit_code: error.exit_code(), message: error.to_string() };
     if let Ok(word) = serde_json::to_vec(&word) {
         // When the monitor is gone there is nobody to tell; this process ends either way.
         sys::descriptor::send(channel.as_fd(), &word, &[]).ok();
     }
-    error
 }
 
 fn become_command(
@@ -150,50 +154,49 @@ fn become_command(
     if sys::descriptor::receive(channel.as_fd()).map_err(step("hear the monitor"))?.is_none() {
         return Err(Error::Step("hear the monitor".to_owned(), Errno::EPIPE));
     }
+    join(plan)?;
     setsid().map_err(step("start a session"))?;
-    sethostname(&plan.spec.hostname).map_err(step("set the host name"))?;
-    if plan.spec.network == Network::None {
+    if let Some(hostname) = &plan.hostname {
+        sethostname(hostname).map_err(step("set the host name"))?;
+    }
+    if let Some(domainname) = &plan.domainname {
+        sys::process::set_domainname(domainname).map_err(step("set the domain name"))?;
+    }
+    if plan.loopback {
         sys::network::loopback_up().map_err(step("bring the loopback interface up"))?;
     }
     umask(Mode::empty());
     let (terminal, made) = furnish(plan, &streams)?;
-    let made = made.into_iter().map(Bytes::from).collect();
-    tell(channel, &Word::Made(made), terminal.as_ref().map(|terminal| &terminal.master))?;
+    let word =
+        Word::Made { paths: made.into_iter().map(Bytes::from).collect(), warnings: Vec::new() };
+    tell(channel, &word, terminal.as_ref().map(|terminal| &terminal.master))?;
+    process::become_command(&plan.process, streams, terminal, channel)
+}
 
-    match (streams, terminal) {
-        (Streams::Separate(fds), None) => {
-            let [input, output, errors] = &fds;
-            redirect(input, output, errors)?;
-        }
-        (_, Some(terminal)) => {
-            drop(terminal.master);
-            sys::tty::make_controlling(terminal.slave.as_fd())
-                .map_err(step("take the terminal"))?;
-            redirect(&terminal.slave, &terminal.slave, &terminal.slave)?;
-        }
-        (Streams::Terminal(_), None) => {
-            return Err(Error::Step("open a terminal".to_owned(), Errno::ENOTTY));
+/// Enters the namespaces that belong to somebody else. That of process numbers has been entered
+/// before the clone.
+fn join(plan: &Plan) -> Result<(), Error> {
+    let namespaces = &plan.namespaces;
+    if let UserNamespace::Join(path) = &namespaces.user {
+        join_one(path, CloneFlags::CLONE_NEWUSER)?;
+    }
+    for (namespace, kind) in [
+        (&namespaces.uts, CloneFlags::CLONE_NEWUTS),
+        (&namespaces.ipc, CloneFlags::CLONE_NEWIPC),
+        (&namespaces.network, CloneFlags::CLONE_NEWNET),
+        (&namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP),
+    ] {
+        if let Namespace::Join(path) = namespace {
+            join_one(path, kind)?;
         }
     }
-    umask(Mode::from_bits_truncate(0o022));
+    Ok(())
+}
 
-    let identity = crate::spec::user::resolve(
-        &plan.spec.user,
-        &read_optional(Path::new("/etc/passwd"))?,
-        &read_optional(Path::new("/etc/group"))?,
-    )?;
-    let dir = &plan.spec.working_dir;
-    make_dirs(dir)?;
-    // From here on nothing but the streams and the channel is open: a working directory such as
-    // /proc/self/fd/7 finds nothing.
-    sys::descriptor::close_all_but(channel.as_fd()).map_err(step("close descriptors"))?;
-    sys::descriptor::default_signals().map_err(step("reset signals"))?;
-    privilege::own_streams(&identity);
-    command::change_dir(dir)?;
-    privilege::drop_to(&identity, plan.user_namespace)?;
-    // Changing the ids cleared it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("ask to die with the monitor"))?;
-    command::execute(&plan.spec, &identity)
+fn join_one(path: &Path, kind: CloneFlags) -> Result<(), Error> {
+    let failed = || step(format!("join the namespace {}", path.display()));
+    let fd = open(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty()).map_err(failed())?;
+    setns(fd, kind).map_err(failed())
 }
 
 /// Mounts everything, and leaves the host's tree.
@@ -207,6 +210,9 @@ fn furnish(
     pivot_root(".", ".").map_err(step("make it the root"))?;
     umount2(".", MntFlags::MNT_DETACH).map_err(step("leave the host's filesystems"))?;
     nix::unistd::chdir("/").map_err(step("enter the root filesystem"))?;
+    if plan.rootfs_read_only {
+        mounts::read_only_root()?;
+    }
     Ok((terminal, root.made()))
 }
 
@@ -215,49 +221,6 @@ fn tell(channel: &OwnedFd, word: &Word, fd: Option<&OwnedFd>) -> Result<(), Erro
         .map_err(|error| Error::Io("tell the monitor".to_owned(), error.into()))?;
     let fds: Vec<_> = fd.into_iter().map(AsFd::as_fd).collect();
     sys::descriptor::send(channel.as_fd(), &text, &fds).map_err(step("tell the monitor"))
-}
-
-fn redirect(input: &OwnedFd, output: &OwnedFd, errors: &OwnedFd) -> Result<(), Error> {
-    nix::unistd::dup2_stdin(input)
-        .and_then(|()| nix::unistd::dup2_stdout(output))
-        .and_then(|()| nix::unistd::dup2_stderr(errors))
-        .map_err(step("connect the streams"))
-}
-
-/// The largest passwd or group file that is read: an image's content is not trusted.
-const ACCOUNTS_MAX: u64 = 16 << 20;
-
-/// Reads a file of the image that need not exist.
-fn read_optional(path: &Path) -> Result<Vec<u8>, Error> {
-    let failed = |error| Error::Io(format!("read the image's {}", path.display()), error);
-    let metadata = match fs::metadata(path) {
-        Ok(metadata) => metadata,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-        Err(error) => return Err(failed(error)),
-    };
-    if !metadata.is_file() {
-        return Ok(Vec::new()); // a FIFO here would stop us for ever
-    }
-    let mut bytes = Vec::new();
-    File::open(path)
-        .and_then(|file| file.take(ACCOUNTS_MAX).read_to_end(&mut bytes))
-        .map_err(failed)?;
-    Ok(bytes)
-}
-
-/// Makes the working directory when the image has none, as Docker does.
-fn make_dirs(dir: &Path) -> Result<(), Error> {
-    match fs::create_dir_all(dir) {
-        Ok(()) => Ok(()),
-        Err(_) if fs::metadata(dir).is_ok_and(|found| found.is_dir()) => Ok(()),
-        Err(error) => {
-            let errno = error.raw_os_error().map(Errno::from_raw);
-            // Found, and refused above: it is something else.
-            let errno = if errno == Some(Errno::EEXIST) { Some(Errno::ENOTDIR) } else { errno };
-            let what = format!("make the working directory {}", dir.display());
-            Err(Error::Step(what, errno.unwrap_or(Errno::EIO)))
-        }
-    }
 }
 
 /// For messages.

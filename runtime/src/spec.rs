@@ -3,6 +3,7 @@
 //! Pure: nothing here looks at the host or at the container's files, so every rule of Docker's
 //! about defaults and precedence is a unit test.
 
+pub mod capability;
 pub mod environment;
 pub mod user;
 pub mod volume;
@@ -10,13 +11,14 @@ pub mod volume;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-pub use volume::Volume;
+use serde::{Deserialize, Serialize};
 
 /// The directories searched for commands when neither image nor user says.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Which network a container sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Network {
     /// Its own, with nothing but a loopback interface.
     #[default]
@@ -40,27 +42,6 @@ pub struct Defaults {
     pub working_dir: PathBuf,
 }
 
-/// What PID 1 is and what it sees.
-#[derive(Clone, Debug)]
-pub struct Spec {
-    /// Command line; never empty.
-    pub command: Vec<OsString>,
-    /// Environment, without HOME unless it was set: that comes from the user's passwd entry.
-    pub environment: Vec<OsString>,
-    /// `user[:group]`; empty for root.
-    pub user: String,
-    /// Where it starts.
-    pub working_dir: PathBuf,
-    /// The host name it sees.
-    pub hostname: String,
-    /// Directories and files of this machine that it sees.
-    pub volumes: Vec<Volume>,
-    /// Its network.
-    pub network: Network,
-    /// Whether it gets a terminal.
-    pub tty: bool,
-}
-
 /// Why the command line and the image do not make a container.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Error {
@@ -75,25 +56,32 @@ pub enum Error {
     BadHostname(String),
 }
 
+/// A command line in its two parts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Command {
+    /// What is executed, before the arguments.
+    pub entrypoint: Vec<OsString>,
+    /// The command, or the entry point's arguments.
+    pub arguments: Vec<OsString>,
+}
+
 /// The command line of PID 1. An entry point given by the user drops the image's command as well,
 /// as in Docker; an empty one drops just the entry point.
 pub fn command(
     defaults: &Defaults,
     entrypoint: Option<OsString>,
     arguments: Vec<OsString>,
-) -> Result<Vec<OsString>, Error> {
+) -> Result<Command, Error> {
     let own_entrypoint = entrypoint.is_some();
-    let mut command = match entrypoint {
+    let entrypoint = match entrypoint {
         Some(program) if program.is_empty() => Vec::new(),
         Some(program) => vec![program],
         None => defaults.entrypoint.clone(),
     };
-    if !arguments.is_empty() {
-        command.extend(arguments);
-    } else if !own_entrypoint {
-        command.extend(defaults.command.iter().cloned());
-    }
-    if command.is_empty() { Err(Error::NoCommand) } else { Ok(command) }
+    let arguments =
+        if arguments.is_empty() && !own_entrypoint { defaults.command.clone() } else { arguments };
+    let command = Command { entrypoint, arguments };
+    if command == Command::default() { Err(Error::NoCommand) } else { Ok(command) }
 }
 
 /// The working directory: the user's, else the image's, else `/`.
@@ -145,7 +133,8 @@ mod tests {
                 ..Defaults::default()
             };
             let got = command(&defaults, own.map(OsString::from), words(arguments));
-            assert_eq!(got.unwrap(), words(expected));
+            let got = got.unwrap();
+            assert_eq!([got.entrypoint, got.arguments].concat(), words(expected));
         }
         assert_eq!(command(&Defaults::default(), None, vec![]), Err(Error::NoCommand));
         let image = Defaults { command: words(&["sh"]), ..Defaults::default() };

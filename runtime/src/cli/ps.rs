@@ -24,8 +24,8 @@ pub struct Args {
 fn command(container: &Container, whole: bool) -> String {
     let words: Vec<String> = container
         .config
-        .command
-        .iter()
+        .process
+        .command()
         .map(|word| std::ffi::OsString::from(word).display().to_string())
         .collect();
     let text = words.join(" ");

@@ -390,7 +390,7 @@ mod tests {
         let config = Config {
             layers: vec![at("top").into(), at("low").into()],
             image_id: Some("i".into()),
-            ..Config::for_tests(id, "n".into())
+            ..Config::new(id, "n".into(), "i".into())
         };
         let mut state = State::created();
         state.mountpoints = vec![PathBuf::from("/proc").into(), PathBuf::from("/etc/hosts").into()];

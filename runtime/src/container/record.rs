@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::{ContainerId, Error, io_error};
+use super::{Error, io_error};
 
 /// A byte string in JSON: a plain string when it is text, an array of bytes when it is not.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -20,6 +20,19 @@ pub enum Bytes {
     Text(String),
     /// Anything else.
     Raw(Vec<u8>),
+}
+
+impl Default for Bytes {
+    fn default() -> Self {
+        Self::Text(String::new())
+    }
+}
+
+impl Bytes {
+    /// As a path.
+    pub fn path(&self) -> PathBuf {
+        OsString::from(self).into()
+    }
 }
 
 impl From<OsString> for Bytes {
@@ -43,37 +56,6 @@ impl From<&Bytes> for OsString {
 impl From<PathBuf> for Bytes {
     fn from(value: PathBuf) -> Self {
         value.into_os_string().into()
-    }
-}
-
-/// What a container shall run. Written once.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-pub struct Config {
-    /// Its id.
-    pub id: ContainerId,
-    /// Its name.
-    pub name: String,
-    /// The image as the user named it.
-    pub image: String,
-    /// The image's digest; none for this machine's own root filesystem.
-    pub image_id: Option<String>,
-    /// The layers, topmost first.
-    pub layers: Vec<Bytes>,
-    /// The command line of PID 1.
-    pub command: Vec<Bytes>,
-    /// When it was created, in milliseconds since 1970.
-    pub created: u64,
-    /// Whether it goes when it has ended.
-    pub remove: bool,
-}
-
-#[cfg(test)]
-impl Config {
-    pub(super) fn for_tests(id: ContainerId, name: String) -> Self {
-        let created = now();
-        let (image, image_id) = ("i".to_owned(), None);
-        let (layers, command) = (Vec::new(), Vec::new());
-        Self { id, name, image, image_id, layers, command, created, remove: false }
     }
 }
 

@@ -8,9 +8,10 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::unistd::{AccessFlags, execve};
 
+use super::plan::Process;
 use super::{Error, shown, step};
+use crate::spec::environment;
 use crate::spec::user::Identity;
-use crate::spec::{Spec, environment};
 
 /// Goes to the working directory, and checks that it lies in the container.
 pub fn change_dir(dir: &Path) -> Result<(), Error> {
@@ -61,8 +62,8 @@ fn c_strings(list: &[OsString]) -> Result<Vec<CString>, Error> {
 }
 
 /// Becomes the command.
-pub fn execute(spec: &Spec, identity: &Identity) -> Result<Infallible, Error> {
-    let mut variables = spec.environment.clone();
+pub fn execute(process: &Process, identity: &Identity) -> Result<Infallible, Error> {
+    let mut variables = process.environment.clone();
     // An empty HOME counts as none, as in runc.
     if environment::get(&variables, "HOME").is_none_or(OsStr::is_empty) {
         variables.retain(|variable| !variable.as_bytes().starts_with(b"HOME="));
@@ -70,10 +71,10 @@ pub fn execute(spec: &Spec, identity: &Identity) -> Result<Infallible, Error> {
         home.push(&identity.home);
         variables.push(home);
     }
-    let program = spec.command.first().map_or(OsStr::new(""), |word| word.as_os_str());
+    let program = process.command.first().map_or(OsStr::new(""), |word| word.as_os_str());
     let path = environment::get(&variables, "PATH").unwrap_or_default();
     let found = find(program, path)?;
-    let arguments = c_strings(&spec.command)?;
+    let arguments = c_strings(&process.command)?;
     let variables = c_strings(&variables)?;
     let file = CString::new(found.into_os_string().into_vec())
         .map_err(|_| Error::Exec(shown(program), Errno::EINVAL))?;

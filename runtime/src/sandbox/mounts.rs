@@ -1,40 +1,17 @@
-//! The mounts of a container, with Docker's options and in Docker's order.
+//! The mounts of a container, in the order of the plan; then what is hidden and made read-only.
 
-use std::ffi::{CStr, CString, OsStr};
-use std::os::fd::{AsFd, OwnedFd};
+use std::ffi::{CStr, OsStr};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
-use nix::fcntl::AT_FDCWD;
+use nix::fcntl::{AT_FDCWD, OFlag, open};
+use nix::sys::stat::Mode;
 
+use super::plan::{Mount, Source};
 use super::tree::{For, Kind, Root, kind_of};
 use super::{Error, Plan, Streams, device, step};
-use crate::spec::{Network, Volume};
-use crate::sys::mount::{self, NODEV, NOEXEC, NOSUID, RDONLY};
-
-/// Hidden: they show or change the machine. A file becomes /dev/null, a directory empty.
-const MASKED: [&str; 12] = [
-    "/proc/acpi",
-    "/proc/asound",
-    "/proc/interrupts",
-    "/proc/kcore",
-    "/proc/keys",
-    "/proc/latency_stats",
-    "/proc/timer_list",
-    "/proc/timer_stats",
-    "/proc/sched_debug",
-    "/proc/scsi",
-    "/sys/firmware",
-    "/sys/devices/virtual/powercap",
-];
-
-/// Readable only: writing to them would change the machine.
-const READ_ONLY: [&str; 5] =
-    ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
-
-/// The files Docker writes for each container.
-const FILES: [(&str, &str); 3] =
-    [("resolv.conf", "/etc/resolv.conf"), ("hostname", "/etc/hostname"), ("hosts", "/etc/hosts")];
+use crate::sys::mount::{self, Change, RDONLY};
 
 /// Mounts everything below `root`; opens the terminal when there shall be one.
 pub fn furnish(
@@ -42,90 +19,108 @@ pub fn furnish(
     plan: &Plan,
     streams: &Streams,
 ) -> Result<Option<device::Terminal>, Error> {
-    // See `device`: nodes in the image, or made in the container, do not open.
-    mount::set_attributes(root.fd(), false, NODEV)
-        .map_err(step("forbid devices in the root filesystem"))?;
-    fresh(root, "/proc", c"proc", &[], NOSUID | NODEV | NOEXEC)?;
-    let devices = device::furnish(root)?;
-    fresh(
-        root,
-        "/dev/shm",
-        c"tmpfs",
-        &[(c"mode", Some(c"1777")), (c"size", Some(c"64m"))],
-        NOSUID | NODEV | NOEXEC,
-    )?;
-    fresh(root, "/dev/mqueue", c"mqueue", &[], NOSUID | NODEV | NOEXEC)?;
-    if plan.user_namespace && plan.spec.network == Network::Host {
-        // A new sysfs needs privileges over the network namespace that it shows.
-        let sys = tree_of(Path::new("/sys"), true)?;
-        attach(root, &sys, "/sys", Kind::Directory, RDONLY | NOSUID | NODEV | NOEXEC, true)?;
-    } else {
-        fresh(root, "/sys", c"sysfs", &[], RDONLY | NOSUID | NODEV | NOEXEC)?;
+    let change = Change { set: plan.rootfs_set, ..Change::default() };
+    mount::change(root.fd(), false, change)
+        .map_err(step("set the root filesystem's attributes"))?;
+    for mount in &plan.mounts {
+        mount_one(root, mount)?;
     }
+    device::furnish(root, plan)?;
     let terminal = match streams {
-        Streams::Terminal(size) => Some(device::open_terminal(root, &devices, size.as_ref())?),
+        Streams::Terminal(size) => Some(device::open_terminal(root, size.as_ref())?),
         Streams::Separate(_) => None,
     };
-    for (file, target) in FILES {
-        // A volume on the same place replaces ours, as in Docker.
-        if !plan.spec.volumes.iter().any(|volume| volume.target == Path::new(target)) {
-            let tree = tree_of(&plan.files.join(file), false)?;
-            attach(root, &tree, target, Kind::File, 0, false)?;
-        }
+    for path in &plan.read_only_paths {
+        read_only(root, path)?;
     }
-    for volume in &plan.spec.volumes {
-        bind(root, volume)?;
-    }
-    for path in READ_ONLY {
-        if let Some(place) = root.find(Path::new(path))? {
-            let copy = mount::open_tree(place.as_fd(), OsStr::new(""), true)
-                .map_err(step(format!("copy the mount {path}")))?;
-            mount::set_attributes(copy.as_fd(), true, RDONLY)
-                .map_err(step(format!("make {path} read-only")))?;
-            mount::attach(copy.as_fd(), place.as_fd())
-                .map_err(step(format!("make {path} read-only")))?;
-        }
-    }
-    for path in MASKED {
+    for path in &plan.masked {
         mask(root, path)?;
     }
     Ok(terminal)
 }
 
-fn mask(root: &Root, path: &str) -> Result<(), Error> {
-    let Some(place) = root.find(Path::new(path))? else {
+fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
+    let target = wanted.target.display();
+    let (tree, kind) = match &wanted.source {
+        Source::Kernel { kind, options } => {
+            let options: Vec<_> =
+                options.iter().map(|(key, value)| (key.as_c_str(), value.as_deref())).collect();
+            let made = mount::create(kind, &options, wanted.set);
+            let name = kind.to_string_lossy();
+            let failed = step(format!("mount {name} on {target} in the container"));
+            (made.map_err(failed), Kind::Directory)
+        }
+        Source::Bind { path, recursive } => match tree_of(path, *recursive) {
+            Ok(tree) => {
+                let kind = kind_of(tree.as_fd()).map_err(step(format!("look at {target}")))?;
+                (Ok(tree), kind)
+            }
+            Err(error) => (Err(error), Kind::Directory),
+        },
+    };
+    let tree = match tree {
+        Err(_) if wanted.optional => return Ok(()),
+        other => other?,
+    };
+    let failed = || match &wanted.source {
+        Source::Kernel { .. } => step(format!("mount {target} in the container")),
+        Source::Bind { path, .. } => step(format!("mount {} on {target}", path.display())),
+    };
+    let place = root.mountpoint(&wanted.target, kind, wanted.by)?;
+    let change = match &wanted.source {
+        // Made with its attributes.
+        Source::Kernel { .. } => {
+            Change { propagation: wanted.propagation.kind, ..Change::default() }
+        }
+        Source::Bind { .. } => {
+            Change { set: wanted.set, clear: wanted.clear, propagation: wanted.propagation.kind }
+        }
+    };
+    if wanted.recursive == wanted.propagation.recursive {
+        mount::change(tree.as_fd(), wanted.recursive, change).map_err(failed())?;
+    } else {
+        let (attributes, propagation) = change.split();
+        mount::change(tree.as_fd(), wanted.recursive, attributes).map_err(failed())?;
+        mount::change(tree.as_fd(), wanted.propagation.recursive, propagation).map_err(failed())?;
+    }
+    mount::attach(tree.as_fd(), place.as_fd()).map_err(failed())
+}
+
+fn read_only(root: &Root, path: &Path) -> Result<(), Error> {
+    let Some(place) = root.find(path)? else { return Ok(()) };
+    let failed = || step(format!("make {} read-only", path.display()));
+    let copy = mount::open_tree(place.as_fd(), OsStr::new(""), true).map_err(failed())?;
+    let change = Change { set: RDONLY, ..Change::private() };
+    mount::change(copy.as_fd(), true, change).map_err(failed())?;
+    mount::attach(copy.as_fd(), place.as_fd()).map_err(failed())
+}
+
+fn mask(root: &Root, path: &Path) -> Result<(), Error> {
+    let Some(place) = root.find(path)? else {
         return Ok(());
     };
-    let failed = || step(format!("hide {path}"));
+    let failed = || step(format!("hide {}", path.display()));
     let cover = match kind_of(place.as_fd()).map_err(failed())? {
         Kind::Directory => {
             let options: &[(&CStr, Option<&CStr>)] =
                 &[(c"size", Some(c"0")), (c"nr_inodes", Some(c"1"))];
             mount::create(c"tmpfs", options, RDONLY).map_err(failed())?
         }
+        // The machine's, not the container's: an image may have put something else there.
         Kind::File => {
-            let null = root.find(Path::new("/dev/null"))?;
-            let null = null.ok_or_else(|| failed()(Errno::ENOENT))?;
-            mount::open_tree(null.as_fd(), OsStr::new(""), false).map_err(failed())?
+            mount::open_tree(AT_FDCWD, OsStr::new("/dev/null"), false).map_err(failed())?
         }
     };
     mount::attach(cover.as_fd(), place.as_fd()).map_err(failed())
 }
 
-/// Mounts a new kernel filesystem.
-pub fn fresh(
-    root: &mut Root,
-    target: &str,
-    kind: &CStr,
-    options: &[(&CStr, Option<&CStr>)],
-    attributes: u64,
-) -> Result<OwnedFd, Error> {
-    let place = root.mountpoint(Path::new(target), Kind::Directory, For::Engine)?;
-    let name = kind.to_string_lossy();
-    let failed = || step(format!("mount {name} on {target} in the container"));
-    let mounted = mount::create(kind, options, attributes).map_err(failed())?;
-    mount::attach(mounted.as_fd(), place.as_fd()).map_err(failed())?;
-    Ok(mounted)
+/// Makes the root filesystem read-only; it is the root already.
+pub fn read_only_root() -> Result<(), Error> {
+    let failed = || step("make the root filesystem read-only");
+    let flags = OFlag::O_PATH | OFlag::O_DIRECTORY | OFlag::O_CLOEXEC;
+    let root = open("/", flags, Mode::empty()).map_err(failed())?;
+    mount::change(root.as_fd(), false, Change { set: RDONLY, ..Change::default() })
+        .map_err(failed())
 }
 
 /// A detached copy of what is mounted at a path of this machine.
@@ -134,38 +129,19 @@ pub fn tree_of(source: &Path, recursive: bool) -> Result<OwnedFd, Error> {
         .map_err(step(format!("open {}", source.display())))
 }
 
-fn attach(
-    root: &mut Root,
-    tree: &OwnedFd,
-    target: &str,
-    kind: Kind,
-    attributes: u64,
-    recursive: bool,
-) -> Result<(), Error> {
-    let place = root.mountpoint(Path::new(target), kind, For::Engine)?;
-    mount::set_attributes(tree.as_fd(), recursive, attributes)
-        .and_then(|()| mount::attach(tree.as_fd(), place.as_fd()))
-        .map_err(step(format!("mount {target} in the container")))
+/// Shows a node of the machine at an open place.
+pub fn show_node(source: &Path, place: BorrowedFd<'_>) -> nix::Result<()> {
+    let tree = mount::open_tree(AT_FDCWD, source.as_os_str(), false)?;
+    let set = mount::NOSUID | mount::NOEXEC;
+    mount::change(tree.as_fd(), false, Change { set, ..Change::private() })?;
+    mount::attach(tree.as_fd(), place)
 }
 
-fn bind(root: &mut Root, volume: &Volume) -> Result<(), Error> {
-    let tree = tree_of(&volume.source, true)?;
-    let failed =
-        || step(format!("mount {} on {}", volume.source.display(), volume.target.display()));
-    let kind = kind_of(tree.as_fd()).map_err(failed())?;
-    let place = root.mountpoint(&volume.target, kind, For::User)?;
-    let mut attributes = if volume.read_only { RDONLY } else { 0 };
-    // Devices open only where the user gave some; a container may make nodes in the others.
-    if kind == Kind::Directory && !volume.source.starts_with("/dev") {
-        attributes |= NODEV;
-    }
-    mount::set_attributes(tree.as_fd(), true, attributes)
-        .and_then(|()| mount::attach(tree.as_fd(), place.as_fd()))
-        .map_err(failed())
-}
-
-/// Text for a mount option.
-pub fn option_value(number: u32) -> Result<CString, Error> {
-    CString::new(number.to_string())
-        .map_err(|_| Error::Step("write an option".to_owned(), Errno::EINVAL))
+/// Shows a node of the machine at a path of the container.
+pub fn show(root: &mut Root, source: &Path, target: &Path) -> Result<(), Error> {
+    let place = root.mountpoint(target, Kind::File, For::Engine)?;
+    show_node(source, place.as_fd()).map_err(|errno| match errno {
+        Errno::ENOENT => Error::Step(format!("find the device {}", source.display()), errno),
+        errno => Error::Step(format!("show the device {}", source.display()), errno),
+    })
 }

@@ -1,22 +1,15 @@
 //! What PID 1 may do: its ids and capabilities.
 
 use nix::errno::Errno;
+use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, fchown, setgid, setgroups, setuid};
 use std::io;
 use std::os::fd::AsFd;
 
+use super::plan::Process;
 use super::{Error, step};
 use crate::spec::user::Identity;
 use crate::sys::capability::{self, CapabilitySet};
-
-/// Docker's default capabilities, by number in linux/capability.h: chown, dac_override, fowner,
-/// fsetid, kill, setgid, setuid, setpcap, net_bind_service, net_raw, sys_chroot, mknod,
-/// audit_write, setfcap.
-const DEFAULT: [u8; 14] = [0, 1, 3, 4, 5, 6, 7, 8, 10, 13, 18, 27, 29, 31];
-
-fn default_set() -> CapabilitySet {
-    CapabilitySet(DEFAULT.iter().fold(0, |set, number| set | 1 << number))
-}
 
 /// Gives the streams to the user, so that it can open /dev/stdout again. Where that cannot be
 /// (a read-only filesystem, an unmapped id) the streams work all the same.
@@ -32,8 +25,14 @@ pub fn own_streams(identity: &Identity) {
 
 /// Becomes the user: bounding set, groups, ids, capabilities, in the order in which each step is
 /// still allowed.
-pub fn drop_to(identity: &Identity, user_namespace: bool) -> Result<(), Error> {
-    capability::bound(default_set()).map_err(step("limit the capabilities"))?;
+pub fn drop_to(identity: &Identity, process: &Process) -> Result<(), Error> {
+    let user_namespace = process.user_namespace;
+    let wanted = &process.capabilities;
+    capability::bound(wanted.bounding).map_err(step("limit the capabilities"))?;
+    let keep = identity.uid != 0 && !wanted.only_for_root;
+    if keep {
+        capability::keep_over_setuid().map_err(step("keep capabilities"))?;
+    }
     let groups: Vec<Gid> = identity.groups.iter().copied().map(Gid::from_raw).collect();
     match setgroups(&groups) {
         Ok(()) => {}
@@ -49,24 +48,23 @@ pub fn drop_to(identity: &Identity, user_namespace: bool) -> Result<(), Error> {
     }
     setgid(Gid::from_raw(identity.gid)).map_err(|errno| unmapped(errno, "group", identity.gid))?;
     setuid(Uid::from_raw(identity.uid)).map_err(|errno| unmapped(errno, "user", identity.uid))?;
-    // For another user than root the kernel has cleared them already.
-    capability::limit(default_set()).map_err(step("limit the capabilities"))
+    // For another user than root the kernel has cleared them already, unless they were kept.
+    let none = CapabilitySet(0);
+    let (effective, permitted) = match identity.uid == 0 || keep {
+        true => (wanted.effective, wanted.permitted),
+        false => (none, none),
+    };
+    capability::set(effective, permitted, wanted.inheritable, wanted.ambient)
+        .map_err(step("limit the capabilities"))?;
+    if process.no_new_privileges {
+        prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    }
+    Ok(())
 }
 
 fn unmapped(errno: Errno, kind: &'static str, id: u32) -> Error {
     match errno {
         Errno::EINVAL => Error::Unmapped { kind, id },
         other => Error::Step(format!("become {kind} {id}"), other),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_default_set_is_dockers() {
-        // What `docker run alpine grep CapBnd /proc/self/status` prints.
-        assert_eq!(default_set().0, 0xa804_25fb);
     }
 }

@@ -117,7 +117,9 @@ impl Root {
                 Err(Errno::ENOENT) => {
                     let kind = if rest.is_empty() { kind } else { Kind::Directory };
                     make(&parent, &part, kind, by).map_err(|errno| failed("make", errno))?;
-                    if by == For::Engine {
+                    // What lies in another mount is not in the root filesystem.
+                    let device = |fd| fstat(fd).map(|stat| stat.st_dev);
+                    if by == For::Engine && device(&parent) == device(&self.fd) {
                         self.made.push(Path::new("/").join(&here));
                     }
                 }

@@ -23,6 +23,26 @@ fn set(environment: &mut Vec<OsString>, variable: OsString) {
     }
 }
 
+/// The variables of an `--env-file`: one a line, as `NAME=value` or `NAME`; empty lines and those
+/// that begin with `#` do not count.
+pub fn parse_file(text: &[u8]) -> Result<Vec<OsString>, BadVariable> {
+    let text = text.strip_prefix(b"\xef\xbb\xbf").unwrap_or(text);
+    let mut all = Vec::new();
+    for line in text.split(|byte| *byte == b'\n') {
+        let line = line.strip_suffix(b"\r").unwrap_or(line).trim_ascii_start();
+        if line.is_empty() || line.starts_with(b"#") {
+            continue;
+        }
+        let variable = OsStr::from_bytes(line).to_owned();
+        let name = name(&variable);
+        if name.is_empty() || name.iter().any(u8::is_ascii_whitespace) {
+            return Err(BadVariable(variable));
+        }
+        all.push(variable);
+    }
+    Ok(all)
+}
+
 /// The value of a variable.
 pub fn get<'a>(environment: &'a [OsString], wanted: &str) -> Option<&'a OsStr> {
     environment.iter().find(|variable| name(variable) == wanted.as_bytes()).and_then(|variable| {
@@ -99,6 +119,14 @@ mod tests {
     fn a_variable_needs_a_name() {
         let bad = merge(&[], &["=x".into()], |_| None, "h", true);
         assert_eq!(bad, Err(BadVariable("=x".into())));
+    }
+
+    #[test]
+    fn files_list_variables() {
+        let text = b"\xef\xbb\xbf# comment\n\nA=1\r\n  B= x = y\nC\n#D=1\n";
+        assert_eq!(parse_file(text).unwrap(), ["A=1", "B= x = y", "C"]);
+        assert!(parse_file(b"=x").is_err());
+        assert!(parse_file(b"A B=x").is_err());
     }
 
     #[test]

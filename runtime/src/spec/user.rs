@@ -109,6 +109,31 @@ pub fn resolve(request: &str, passwd: &[u8], group: &[u8]) -> Result<Identity, U
     Ok(identity)
 }
 
+/// Adds groups by name or number (`--group-add`).
+pub fn add_groups(identity: &mut Identity, more: &[String], group: &[u8]) -> Result<(), UserError> {
+    for wanted in more {
+        let named = entries(group)
+            .find(|entry| entry.first() == Some(&wanted.as_bytes()))
+            .and_then(|entry| entry.get(2).and_then(|field| number(field)));
+        let gid = match named {
+            Some(gid) => gid,
+            None => as_id(wanted)?.ok_or_else(|| UserError::Group(wanted.clone()))?,
+        };
+        if !identity.groups.contains(&gid) {
+            identity.groups.push(gid);
+        }
+    }
+    Ok(())
+}
+
+/// The home directory of a user id; `/` when the passwd file does not have it.
+pub fn home(uid: u32, passwd: &[u8]) -> OsString {
+    entries(passwd)
+        .find(|entry| entry.get(2).and_then(|field| number(field)) == Some(uid))
+        .and_then(|entry| entry.get(5).filter(|home| !home.is_empty()).map(|home| home.to_vec()))
+        .map_or_else(|| "/".into(), OsString::from_vec)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -139,6 +164,17 @@ mod tests {
     fn names_win_over_numbers() {
         assert_eq!(who("1000"), (44, 45, vec![45], "/odd".into()));
         assert_eq!(who("0:77").1, 78);
+    }
+
+    #[test]
+    fn groups_are_added_once() {
+        let mut id = resolve("web", PASSWD, GROUP).unwrap();
+        add_groups(&mut id, &["audio".into(), "77".into(), "4711".into()], GROUP).unwrap();
+        assert_eq!(id.groups, [33, 29, 30, 78, 4711]);
+        let missing = add_groups(&mut id, &["nosuch".into()], GROUP);
+        assert_eq!(missing, Err(UserError::Group("nosuch".into())));
+        assert_eq!(home(33, PASSWD), "/srv");
+        assert_eq!(home(99, PASSWD), "/");
     }
 
     #[test]

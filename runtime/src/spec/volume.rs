@@ -4,16 +4,7 @@ use std::ffi::{OsStr, OsString};
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Component, Path, PathBuf};
 
-/// A directory or file of this machine shown in a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Volume {
-    /// On this machine; absolute.
-    pub source: PathBuf,
-    /// In the container; absolute and without `.` and `..`.
-    pub target: PathBuf,
-    /// Whether the container may not write.
-    pub read_only: bool,
-}
+use crate::container::config::{Mount, MountKind, Propagation};
 
 /// Why a volume specification is refused.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -57,7 +48,7 @@ pub fn clean(path: &Path) -> PathBuf {
 }
 
 /// Reads one specification. A source that begins with `.` starts at `here`.
-pub fn parse(text: &OsStr, here: &Path) -> Result<Volume, VolumeError> {
+pub fn parse(text: &OsStr, here: &Path) -> Result<Mount, VolumeError> {
     let shown = || text.to_string_lossy().into_owned();
     let mut parts = text.as_bytes().split(|byte| *byte == b':');
     let (Some(source), Some(target), options, None) =
@@ -95,16 +86,23 @@ pub fn parse(text: &OsStr, here: &Path) -> Result<Volume, VolumeError> {
             }
         }
     }
-    Ok(Volume { source: here.join(source), target, read_only })
+    Ok(Mount {
+        kind: MountKind::Bind { source: here.join(source).into() },
+        target: target.into(),
+        read_only,
+        propagation: Propagation::default(),
+        non_recursive: false,
+        mode: options.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default(),
+    })
 }
 
 /// Reads all specifications; the result is in mounting order, outer targets first.
-pub fn parse_all(texts: &[OsString], here: &Path) -> Result<Vec<Volume>, VolumeError> {
+pub fn parse_all(texts: &[OsString], here: &Path) -> Result<Vec<Mount>, VolumeError> {
     let mut all = texts.iter().map(|text| parse(text, here)).collect::<Result<Vec<_>, _>>()?;
-    all.sort_by(|a, b| a.target.cmp(&b.target));
+    all.sort_by_key(|mount| mount.target.path());
     for (one, next) in all.iter().zip(all.iter().skip(1)) {
         if one.target == next.target {
-            return Err(VolumeError::Duplicate(one.target.display().to_string()));
+            return Err(VolumeError::Duplicate(one.target.path().display().to_string()));
         }
     }
     Ok(all)
@@ -114,27 +112,25 @@ pub fn parse_all(texts: &[OsString], here: &Path) -> Result<Vec<Volume>, VolumeE
 mod tests {
     use super::*;
 
-    fn volume(source: &str, target: &str, read_only: bool) -> Volume {
-        Volume { source: source.into(), target: target.into(), read_only }
-    }
-
     #[test]
     fn good_specifications() {
         let here = Path::new("/here");
-        for (text, expected) in [
-            ("/a:/b", volume("/a", "/b", false)),
-            ("/a:/b:ro", volume("/a", "/b", true)),
-            ("/a:/b:rw,z", volume("/a", "/b", false)),
-            ("/a:/b/../c//d/.", volume("/a", "/c/d", false)),
-            ("./x:/b", volume("/here/./x", "/b", false)),
-            ("..:/b", volume("/here/..", "/b", false)),
+        for (text, source, target, read_only) in [
+            ("/a:/b", "/a", "/b", false),
+            ("/a:/b:ro", "/a", "/b", true),
+            ("/a:/b:rw,z", "/a", "/b", false),
+            ("/a:/b/../c//d/.", "/a", "/c/d", false),
+            ("./x:/b", "/here/./x", "/b", false),
+            ("..:/b", "/here/..", "/b", false),
         ] {
             let got = parse(text.as_ref(), here).unwrap();
-            assert_eq!(got.source.as_os_str(), expected.source.as_os_str(), "{text}");
-            assert_eq!(got, expected, "{text}");
+            let expected = MountKind::Bind { source: PathBuf::from(source).into() };
+            assert_eq!(got.kind, expected, "{text}");
+            assert_eq!(got.target.path().as_os_str(), target, "{text}");
+            assert_eq!(got.read_only, read_only, "{text}");
         }
         let odd = OsStr::from_bytes(b"/\xff:/\xfe");
-        assert_eq!(parse(odd, here).unwrap().target.as_os_str().as_bytes(), b"/\xfe");
+        assert_eq!(parse(odd, here).unwrap().target.path().as_os_str().as_bytes(), b"/\xfe");
     }
 
     #[test]
@@ -160,7 +156,7 @@ mod tests {
     fn outer_targets_first_and_no_duplicates() {
         let list = ["/1:/b/c".into(), "/2:/a".into(), "/3:/b".into()];
         let targets: Vec<_> =
-            parse_all(&list, Path::new("/")).unwrap().into_iter().map(|v| v.target).collect();
+            parse_all(&list, Path::new("/")).unwrap().iter().map(|v| v.target.path()).collect();
         assert_eq!(targets, [Path::new("/a"), Path::new("/b"), Path::new("/b/c")]);
         let twice = ["/1:/b".into(), "/2:/b/".into()];
         assert!(matches!(parse_all(&twice, Path::new("/")), Err(VolumeError::Duplicate(_))));

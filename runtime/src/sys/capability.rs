@@ -41,23 +41,47 @@ pub fn effective() -> nix::Result<CapabilitySet> {
     Ok(CapabilitySet(u64::from(low.effective) | u64::from(high.effective) << 32))
 }
 
-/// Makes permitted and effective equal `set` (as far as permitted allows), and inheritable empty.
-pub fn limit(set: CapabilitySet) -> nix::Result<()> {
+/// Keeps the permitted set when the user changes from root to another.
+pub fn keep_over_setuid() -> nix::Result<()> {
+    // SAFETY: prctl with plain numbers.
+    Errno::result(unsafe { libc::prctl(libc::PR_SET_KEEPCAPS, 1, 0, 0, 0) }).map(drop)
+}
+
+/// Sets this process's sets, each as far as what is permitted now allows; of the ambient ones
+/// those that are permitted and inheritable.
+pub fn set(
+    effective: CapabilitySet,
+    permitted: CapabilitySet,
+    inheritable: CapabilitySet,
+    ambient: CapabilitySet,
+) -> nix::Result<()> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data { effective: 0, permitted: 0, inheritable: 0 }; 2];
     // SAFETY: version 3 writes two Data words, which `data` has room for.
     let got = unsafe { libc::syscall(libc::SYS_capget, &raw mut header, data.as_mut_ptr()) };
     Errno::result(got)?;
-    let wanted = [set.0 as u32, (set.0 >> 32) as u32];
-    for (word, wanted) in data.iter_mut().zip(wanted) {
-        word.permitted &= wanted;
-        word.effective = word.permitted;
-        word.inheritable = 0;
+    for (word, shift) in data.iter_mut().zip([0, 32]) {
+        let part = |set: CapabilitySet| (set.0 >> shift) as u32;
+        word.inheritable = part(inheritable) & word.permitted;
+        word.permitted &= part(permitted);
+        word.effective = part(effective) & word.permitted;
     }
     header = Header { version: VERSION_3, pid: 0 };
     // SAFETY: as above; capset only reads.
-    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })
-        .map(drop)
+    Errno::result(unsafe { libc::syscall(libc::SYS_capset, &raw const header, data.as_ptr()) })?;
+    for number in (0..64u8).filter(|number| ambient.contains(*number)) {
+        // SAFETY: prctl with plain numbers.
+        let result = unsafe {
+            let raise = libc::PR_CAP_AMBIENT_RAISE as libc::c_ulong;
+            libc::prctl(libc::PR_CAP_AMBIENT, raise, libc::c_ulong::from(number), 0, 0)
+        };
+        match Errno::result(result) {
+            // Not permitted or not inheritable: then it cannot be ambient.
+            Ok(_) | Err(Errno::EPERM) => {}
+            Err(errno) => return Err(errno),
+        }
+    }
+    Ok(())
 }
 
 /// Drops everything outside `set` from the bounding set, and clears the ambient set.

@@ -29,8 +29,23 @@ pub const NOSUID: u64 = 0x2;
 pub const NODEV: u64 = 0x4;
 /// Programs cannot be executed.
 pub const NOEXEC: u64 = 0x8;
+/// How access times are kept: these bits are one field.
+pub const ATIME_FIELD: u64 = 0x70;
+/// Access times never kept.
+pub const NOATIME: u64 = 0x10;
 /// Access times always kept.
 pub const STRICTATIME: u64 = 0x20;
+/// Access times of directories never kept.
+pub const NODIRATIME: u64 = 0x80;
+/// Symbolic links are not followed.
+pub const NOSYMFOLLOW: u64 = 0x20_0000;
+
+/// Propagation: not at all.
+pub const PRIVATE: u64 = libc::MS_PRIVATE;
+/// Propagation: from outside only.
+pub const SLAVE: u64 = libc::MS_SLAVE;
+/// Propagation: both ways.
+pub const SHARED: u64 = libc::MS_SHARED;
 
 #[repr(C)]
 struct MountAttr {
@@ -64,13 +79,39 @@ pub fn open_tree(dir: BorrowedFd<'_>, path: &OsStr, recursive: bool) -> nix::Res
     owned(unsafe { libc::syscall(libc::SYS_open_tree, dir.as_raw_fd(), path.as_ptr(), flags) })
 }
 
-/// Sets attributes of a mount (and of all below it when `recursive`), leaving the others as they
-/// are, and makes its propagation private.
-pub fn set_attributes(mount: BorrowedFd<'_>, recursive: bool, attributes: u64) -> nix::Result<()> {
+/// A change of a mount's attributes and propagation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Change {
+    /// Attributes that are set.
+    pub set: u64,
+    /// Attributes that are cleared.
+    pub clear: u64,
+    /// MS_PRIVATE, MS_SLAVE, MS_SHARED, MS_UNBINDABLE; 0 leaves it.
+    pub propagation: u64,
+}
+
+impl Change {
+    /// Private propagation, and nothing else.
+    pub fn private() -> Self {
+        Self { propagation: libc::MS_PRIVATE, ..Self::default() }
+    }
+
+    /// The attributes alone, and the propagation alone.
+    pub fn split(self) -> (Self, Self) {
+        let propagation = Self { propagation: self.propagation, ..Self::default() };
+        (Self { propagation: 0, ..self }, propagation)
+    }
+}
+
+/// Changes a mount, and all below it when `recursive`.
+pub fn change(mount: BorrowedFd<'_>, recursive: bool, change: Change) -> nix::Result<()> {
+    if change == Change::default() {
+        return Ok(());
+    }
     let attr = MountAttr {
-        attr_set: attributes,
-        attr_clr: 0,
-        propagation: libc::MS_PRIVATE,
+        attr_set: change.set,
+        attr_clr: change.clear,
+        propagation: change.propagation,
         userns_fd: 0,
     };
     let mut flags = libc::AT_EMPTY_PATH as libc::c_uint;

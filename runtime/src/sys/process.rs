@@ -1,9 +1,15 @@
 //! Processes: fork, clone into namespaces, process descriptors.
 
+use std::ffi::OsStr;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use nix::errno::Errno;
-use nix::sched::CloneFlags;
+use nix::fcntl::{OFlag, open as open_file};
+use nix::sched::{CloneFlags, setns};
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
+use nix::sys::stat::Mode;
 use nix::sys::wait::{Id, WaitPidFlag, WaitStatus, waitid};
 use nix::unistd::{ForkResult, Pid};
 
@@ -68,7 +74,11 @@ pub fn fork() -> nix::Result<Side> {
 
 /// Forks into new namespaces; the child is PID 1 when they include a pid namespace.
 pub fn fork_into(namespaces: CloneFlags) -> nix::Result<Side> {
-    let flags = namespaces.bits() | libc::CLONE_PIDFD | libc::SIGCHLD;
+    clone_with(namespaces.bits() | libc::CLONE_PIDFD | libc::SIGCHLD)
+}
+
+/// clone(2) that works like fork.
+fn clone_with(flags: libc::c_int) -> nix::Result<Side> {
     let mut fd: libc::c_int = -1;
     // SAFETY: a null stack makes clone behave like fork (the child runs on a copy of this stack);
     // CLONE_PIDFD stores the descriptor through the third argument, which is the parent's tid
@@ -83,6 +93,76 @@ pub fn fork_into(namespaces: CloneFlags) -> nix::Result<Side> {
     // SAFETY: the kernel stored a new descriptor here.
     let fd = unsafe { OwnedFd::from_raw_fd(fd) };
     Ok(Side::Parent(Child { pid: Pid::from_raw(pid), fd }))
+}
+
+/// As [`fork_into`], but in the namespace of process numbers at `path`, where the child is an
+/// ordinary process. It is a child of this process all the same.
+pub fn fork_beside(path: &Path, namespaces: CloneFlags) -> nix::Result<Side> {
+    let (ours, theirs) =
+        socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)?;
+    let between = match fork()? {
+        Side::Parent(child) => child,
+        Side::Child => {
+            drop(ours);
+            let cloned = (|| {
+                let target = open_file(path, OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+                setns(target, CloneFlags::CLONE_NEWPID)?;
+                clone_with(namespaces.bits() | libc::CLONE_PARENT | libc::CLONE_PIDFD)
+            })();
+            match cloned {
+                Ok(Side::Child) => return Ok(Side::Child),
+                Ok(Side::Parent(child)) => {
+                    // A parent that is gone needs no answer.
+                    super::descriptor::send(theirs.as_fd(), b"+", &[child.as_fd()]).ok();
+                    exit(0);
+                }
+                Err(errno) => exit(errno as i32 as u8),
+            }
+        }
+    };
+    drop(theirs);
+    let answer = super::descriptor::receive(ours.as_fd())?;
+    let code = between.wait()?;
+    let Some(fd) = answer.and_then(|(_, fds)| fds.into_iter().next()) else {
+        return Err(Errno::from_raw(i32::from(code)));
+    };
+    let pid = pid_of(&fd)?;
+    Ok(Side::Parent(Child { pid, fd }))
+}
+
+/// The number, in this process's namespace, of the process behind a descriptor.
+fn pid_of(process: &OwnedFd) -> nix::Result<Pid> {
+    let file = format!("/proc/self/fdinfo/{}", process.as_raw_fd());
+    let text = std::fs::read_to_string(file)
+        .map_err(|error| Errno::from_raw(error.raw_os_error().unwrap_or(libc::EIO)))?;
+    let line = text.lines().find_map(|line| line.strip_prefix("Pid:"));
+    match line.and_then(|number| number.trim().parse().ok()) {
+        Some(number) if number > 0 => Ok(Pid::from_raw(number)),
+        _ => Err(Errno::ESRCH),
+    }
+}
+
+/// Sets a limit of this process; `u64::MAX` is no limit.
+pub fn set_rlimit(resource: u32, soft: u64, hard: u64) -> nix::Result<()> {
+    let limit = libc::rlimit { rlim_cur: soft, rlim_max: hard };
+    // SAFETY: prlimit reads one rlimit; 0 is this process.
+    let result = unsafe { libc::prlimit(0, resource, &raw const limit, std::ptr::null_mut()) };
+    Errno::result(result).map(drop)
+}
+
+/// A limit of this process: soft and hard.
+pub fn rlimit(resource: u32) -> nix::Result<(u64, u64)> {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: prlimit writes one rlimit; 0 is this process.
+    let result = unsafe { libc::prlimit(0, resource, std::ptr::null(), &raw mut limit) };
+    Errno::result(result).map(|_| (limit.rlim_cur, limit.rlim_max))
+}
+
+/// Sets the NIS domain name of this namespace.
+pub fn set_domainname(name: &OsStr) -> nix::Result<()> {
+    // SAFETY: a pointer and the length of what it points to.
+    Errno::result(unsafe { libc::setdomainname(name.as_bytes().as_ptr().cast(), name.len()) })
+        .map(drop)
 }
 
 /// A descriptor of process `pid`.

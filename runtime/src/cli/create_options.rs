@@ -1,0 +1,138 @@
+//! The flags that `run` and `create` share, and the container that they make on disk.
+//!
+//! Each part holds one group of flags: how they are written, what is refused, and where they go in
+//! the [`Config`]. After [`create`] the command line is not needed any more: the container starts
+//! from what is on disk.
+
+mod image;
+mod isolation;
+mod life;
+mod limits;
+mod mounts;
+mod network;
+mod process;
+
+use std::ffi::OsString;
+
+use clap::Args;
+
+use super::{Context, Failure};
+use crate::container::lock::Lock;
+use crate::container::{Config, Container, Containers, files};
+use crate::monitor::ENGINE_ERROR;
+
+/// What both commands take.
+#[derive(Debug, Args)]
+#[group(skip)]
+pub struct Options {
+    /// The container's name
+    #[arg(long)]
+    name: Option<String>,
+    /// Remove the container when it has ended
+    #[arg(long)]
+    rm: bool,
+    #[command(flatten)]
+    process: process::Options,
+    #[command(flatten)]
+    mounts: mounts::Options,
+    #[command(flatten)]
+    network: network::Options,
+    #[command(flatten)]
+    isolation: isolation::Options,
+    #[command(flatten)]
+    limits: limits::Options,
+    #[command(flatten)]
+    life: life::Options,
+    /// Show this help
+    #[arg(long, action = clap::ArgAction::Help)]
+    help: (),
+    /// The image's name or id, or `host` for this machine's own root filesystem; then the command
+    #[arg(required = true, trailing_var_arg = true, value_name = "IMAGE [COMMAND] [ARG]...")]
+    pub(super) image_and_command: Vec<OsString>,
+}
+
+impl Options {
+    /// `-i`
+    pub fn interactive(&self) -> bool {
+        self.process.interactive
+    }
+
+    /// `-t`
+    pub fn tty(&self) -> bool {
+        self.process.tty
+    }
+}
+
+/// Wraps an error before the command as Docker does: 125.
+fn engine(error: impl ToString) -> Failure {
+    Failure::new(ENGINE_ERROR, error)
+}
+
+/// A container on disk that has not been started.
+#[derive(Debug)]
+pub struct Created {
+    /// Where it lives.
+    pub containers: Containers,
+    /// It.
+    pub container: Container,
+    /// Its lock, held.
+    pub lock: Lock,
+}
+
+/// Makes a container from flags. When anything is wrong nothing is made.
+pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
+    let mut words = options.image_and_command.into_iter();
+    let name = words.next().unwrap_or_default();
+    let name = name
+        .into_string()
+        .map_err(|name| engine(format!("invalid reference format: {}", name.display())))?;
+    let network = options.network.read()?;
+    let isolation = options.isolation.read()?;
+    let limits = options.limits.read()?;
+    let life = options.life.read()?;
+    let mounts = options.mounts.read()?;
+    options.process.check()?;
+
+    let containers = context.containers().map_err(|failure| engine(failure.message))?;
+    // Held until the container is written down, so that the image is not removed meanwhile.
+    let store = context.store().map_err(|failure| engine(failure.message))?;
+    let guard = store.lock_shared().map_err(engine)?;
+    let chosen = image::choose(&store, &name)?;
+    let mut process = options.process.read(&chosen.defaults, words.collect())?;
+    mounts::make_sources(&mounts)?;
+    let (container, lock) = containers
+        .create(options.name, |id, name| {
+            let mut config = Config::new(id, name, chosen.name.clone());
+            config.hostname = process
+                .hostname
+                .take()
+                .unwrap_or_else(|| network.default_hostname(&isolation, config.id.short()));
+            config.domainname = process.domainname.take().unwrap_or_default();
+            process.set_hostname(&config.hostname);
+            config.image_id = chosen.id.clone();
+            config.layers = chosen.layers.clone();
+            config.remove = options.rm;
+            config.labels = life.labels(chosen.labels.clone());
+            config.process = process.process;
+            config.mounts = mounts;
+            config.network = network.config;
+            config.isolation = isolation;
+            config.limits = limits;
+            config.life = life.life;
+            config.life.stop_signal = config.life.stop_signal.or(chosen.stop_signal);
+            config
+        })
+        .map_err(engine)?;
+    drop(guard);
+    let made =
+        files::write(&container.dir, &container.config.hostname, container.config.network.mode)
+            .map_err(engine)
+            .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine));
+    match made {
+        Ok(()) => Ok(Created { containers, container, lock }),
+        Err(failure) => {
+            containers.delete(&container.dir).map_err(engine)?;
+            Err(failure)
+        }
+    }
+}
