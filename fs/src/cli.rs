@@ -1,5 +1,7 @@
 //! The command line of `cowlfs`, compatible with fuse-overlayfs's.
 
+mod pack;
+
 use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
@@ -10,6 +12,7 @@ use std::sync::Arc;
 
 use crate::options::{Io, OptionError, Options, list};
 use crate::overlay::Overlay;
+use crate::packed::PackError;
 use crate::serve::mount::{Mount, MountError, MountOptions, mount, remount};
 use crate::serve::probe::ask_kernel;
 use crate::serve::{Policy, Session, explain, negotiate};
@@ -20,6 +23,8 @@ const USAGE: &str = "\
 usage: cowlfs [-f] [--ready-fd FD] -o OPTION[,OPTION…] [SOURCE] MOUNTPOINT
        cowlfs --complete -o lowerdir=…,upperdir=…,workdir=…
        cowlfs --probe [-o OPTION,…]
+       cowlfs --pack DIRECTORY NEW-DIRECTORY
+       cowlfs --check LAYER
 
 Mounts a union of directories, copying on write.
 
@@ -31,6 +36,8 @@ Mounts a union of directories, copying on write.
   -o OPTION,…      see below; may be repeated
   --complete       give files that copyup=block or metacopy=on left without (some of) their
                    data all of it, so that other tools can use the upper; nothing is mounted
+  --pack           make a packed layer of a directory: lowerdir=NEW-DIRECTORY/layer.index
+  --check          read all of a packed layer and compare it with its digests
   -h, --help       this text
   -V, --version    the version
 
@@ -56,6 +63,8 @@ enum Failure {
     System(&'static str, Errno),
     #[error("cannot complete {0} in the upper: {why}; the lowers must be those that it was written over", why = .1.desc())]
     Complete(String, Errno),
+    #[error("{0}")]
+    Pack(#[from] PackError),
     #[error("io=passthrough is not possible here: {0}; use io=auto or io=cached")]
     Passthrough(&'static str),
     #[error("the kernel ended the conversation: {why}", why = .0.desc())]
@@ -77,12 +86,16 @@ enum Request {
     Complete(Box<Options>),
     Mount(Box<Arguments>),
     Probe(Box<Options>),
+    /// Pack this directory into that.
+    Pack(PathBuf, PathBuf),
+    /// Check this packed layer.
+    Check(PathBuf),
 }
 
 fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
     let usage = |text: &str| Failure::Usage(text.into());
     let (mut foreground, mut debug, mut probe, mut ready) = (false, false, false, None);
-    let mut complete = false;
+    let (mut complete, mut pack, mut check) = (false, false, false);
     let mut options = Options::default();
     let mut positional: Vec<PathBuf> = Vec::new();
     let mut args = args.into_iter();
@@ -98,6 +111,8 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
             b"-f" | b"--foreground" => foreground = true,
             b"-d" | b"--debug" => (foreground, debug) = (true, true),
             b"--complete" => complete = true,
+            b"--pack" => pack = true,
+            b"--check" => check = true,
             b"-s" => {} // libfuse's "one thread": the answers are the same
             b"-h" | b"--help" => return Ok(Request::Say(USAGE.to_owned() + &list::help())),
             b"--man" => return Ok(Request::Say(list::man(env!("CARGO_PKG_VERSION")))),
@@ -119,6 +134,18 @@ fn parse(args: Vec<OsString>) -> Result<Request, Failure> {
                 None => return Err(Failure::Usage(format!("unknown argument {}", arg.display()))),
             },
         }
+    }
+    if pack {
+        let Ok([from, to]) = <[PathBuf; 2]>::try_from(positional) else {
+            return Err(usage("--pack takes a directory and the name of a new one"));
+        };
+        return Ok(Request::Pack(from, to));
+    }
+    if check {
+        let Ok([layer]) = <[PathBuf; 1]>::try_from(positional) else {
+            return Err(usage("--check takes one packed layer"));
+        };
+        return Ok(Request::Check(layer));
     }
     if complete {
         if let Some(extra) = positional.first() {
@@ -157,6 +184,8 @@ pub fn main(args: Vec<OsString>) -> ExitCode {
         Ok(Request::Mount(arguments)) => run(*arguments),
         Ok(Request::Complete(options)) => complete(&options),
         Ok(Request::Probe(options)) => probe(*options),
+        Ok(Request::Pack(from, to)) => pack(&from, &to),
+        Ok(Request::Check(layer)) => check(&layer),
         Err(e) => Err(e),
     };
     match done {
@@ -176,6 +205,20 @@ fn complete(options: &Options) -> Result<ExitCode, Failure> {
         .complete_all()
         .map_err(|(path, e)| Failure::Complete(String::from_utf8_lossy(&path).into_owned(), e))?;
     println!("cowlfs: {completed} files of the upper have all their data now");
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `--pack`: makes a packed layer of a directory.
+fn pack(from: &Path, to: &Path) -> Result<ExitCode, Failure> {
+    let made = pack::pack(from, to)?;
+    println!("cowlfs: packed {} inodes, {} bytes of content", made.inodes, made.bytes);
+    Ok(ExitCode::SUCCESS)
+}
+
+/// `--check`: compares a packed layer with its digests.
+fn check(layer: &Path) -> Result<ExitCode, Failure> {
+    let inodes = pack::check(layer)?;
+    println!("cowlfs: the packed layer is whole: {inodes} inodes");
     Ok(ExitCode::SUCCESS)
 }
 
@@ -418,6 +461,9 @@ mod tests {
             &["-o", "lowerdir=/a"],
             &["-o", "lowerdir=/a", "a", "b", "c"],
             &["--ready-fd", "x", "/m"],
+            &["--pack", "/a"],
+            &["--check"],
+            &["--check", "/a", "/b"],
         ] {
             assert!(parse(args(bad)).is_err(), "{bad:?}");
         }

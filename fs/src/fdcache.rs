@@ -13,6 +13,7 @@ use lru::LruCache;
 use parking_lot::Mutex;
 
 use crate::ident::NodeId;
+use crate::sys::file::Part;
 
 /// Names a directory in the cache, whichever layer it belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -21,10 +22,17 @@ pub struct DirKey(u64);
 /// An open regular file.
 #[derive(Clone, Debug)]
 pub struct DataFd {
-    /// The file.
-    pub fd: Arc<OwnedFd>,
+    /// The file, or the part of a lower's file that stands for it.
+    pub part: Part,
     /// Whether it was opened for writing; only files of the upper ever are.
     pub writable: bool,
+}
+
+impl DataFd {
+    /// All of an open file.
+    pub fn whole(fd: Arc<OwnedFd>, writable: bool) -> DataFd {
+        DataFd { part: Part::whole(fd), writable }
+    }
 }
 
 /// The caches of one mount.
@@ -37,7 +45,7 @@ pub struct FdCache {
     dirs: Mutex<LruCache<DirKey, Arc<OwnedFd>>>,
     data: Mutex<LruCache<NodeId, DataFd>>,
     /// Lower files that have the rest of a partial file's data.
-    sources: Mutex<LruCache<NodeId, Arc<OwnedFd>>>,
+    sources: Mutex<LruCache<NodeId, Part>>,
 }
 
 /// Share of the open-file limit given to directories and to data: a quarter each; the rest is for
@@ -120,13 +128,13 @@ impl FdCache {
     }
 
     /// The descriptor of the lower file with the rest of a partial file's data, if it is open.
-    pub fn source(&self, node: NodeId) -> Option<Arc<OwnedFd>> {
+    pub fn source(&self, node: NodeId) -> Option<Part> {
         self.sources.lock().get(&node).cloned()
     }
 
     /// Keeps it.
-    pub fn put_source(&self, node: NodeId, fd: &Arc<OwnedFd>) {
-        let old = self.sources.lock().push(node, Arc::clone(fd));
+    pub fn put_source(&self, node: NodeId, part: &Part) {
+        let old = self.sources.lock().push(node, part.clone());
         drop(old);
     }
 

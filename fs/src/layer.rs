@@ -6,14 +6,18 @@
 
 pub mod gather;
 pub mod hostdir;
+pub mod packed;
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::collections::HashMap;
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use crate::attr::{Attr, Kind};
 use crate::ident::LayerId;
 use crate::sys::Result;
+use crate::sys::file::Part;
 use hostdir::HostDir;
+use packed::PackedAt;
 
 /// A file or directory of a lower layer.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub enum At {
     HostDir(Arc<HostDir>),
     /// A non-directory of a host directory tree: its directory and name.
     HostFile(Arc<HostDir>, Box<[u8]>),
+    /// An inode of a packed layer.
+    Packed(PackedAt),
 }
 
 /// What a layer holds under one name.
@@ -55,20 +61,6 @@ pub struct Listed<'a> {
     pub dev: u64,
     /// Its type; `None` for a whiteout.
     pub kind: Option<Kind>,
-}
-
-/// Data of a lower file: a range of an open file.
-#[derive(Clone, Debug)]
-pub struct LowerData {
-    /// The open file.
-    pub fd: Arc<OwnedFd>,
-}
-
-impl LowerData {
-    /// The descriptor, for reading.
-    pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
-    }
 }
 
 /// Marks on a directory of a layer.
@@ -119,9 +111,44 @@ pub trait Layer: Send + Sync + std::fmt::Debug {
     /// Names of all xattrs, each ended by a NUL.
     fn xattr_names(&self, at: &LowerRef) -> Result<Vec<u8>>;
     /// Opens a regular file for reading.
-    fn open(&self, at: &LowerRef) -> Result<LowerData>;
-    /// Path from the layer's root, without a leading slash (for redirects).
-    fn path(&self, at: &LowerRef) -> Vec<u8>;
+    fn open(&self, at: &LowerRef) -> Result<Part>;
+    /// The device on which the data lies as a file of its own, which may be shared block by block; the
+    /// file has these attributes.
+    fn data_dev(&self, _: &LowerRef, attr: &Attr) -> u64 {
+        attr.dev
+    }
+    /// A number that tells the layer's filesystem from others wherever it is mounted; 0: not known, or
+    /// made from a UUID where that is not to count.
+    ///
+    /// # Errors
+    /// Errors of asking it.
+    fn lasting_id(&self, no_uuid: bool) -> Result<u64> {
+        if no_uuid { Ok(0) } else { crate::sys::dir::lasting_fsid(self.root_fd()) }
+    }
+    /// Its hard links to paths of the layers below: a number for each, and the path.
+    ///
+    /// # Errors
+    /// Errors of looking.
+    fn links_below(&self) -> Result<Vec<(u64, Vec<u8>)>> {
+        Ok(Vec::new())
+    }
+    /// How many names such a link has.
+    ///
+    /// # Errors
+    /// Errors of looking.
+    fn link_names(&self, _: u64) -> Result<u32> {
+        Ok(1)
+    }
+    /// Tells it where these links lead; from then on it answers with what is there.
+    fn bind(&self, _: HashMap<u64, (LowerRef, Attr)>) {}
+    /// Whether the layer has no entry for the directory itself, so that its attributes are those of the
+    /// layers below.
+    ///
+    /// # Errors
+    /// Errors of looking.
+    fn implied(&self, _: &LowerRef) -> Result<bool> {
+        Ok(false)
+    }
     /// A descriptor of the root directory, for filesystem statistics.
     fn root_fd(&self) -> BorrowedFd<'_>;
 }

@@ -23,6 +23,7 @@
 //! | [`layer`] | what a read-only layer answers; host directories, packed layers | `packed`, `format`, `fdcache`, `sys` |
 //! | [`packed`] | packed layers: index, data file, objects; writing, reading, checking | `attr`, `sys` |
 //! | [`fdcache`] | open descriptors kept while there is room | `ident` |
+//! | [`pack`] | from a layer of any kind to a packed one | `layer`, `packed` |
 //! | [`format`](mod@format) | names and xattrs that are marks | `sys` |
 //! | [`ownership`] | owners and nodes that the host refuses to store | `sys` |
 //! | [`acl`], [`idmap`], [`attr`], [`ident`] | small vocabularies | nothing |
@@ -46,6 +47,7 @@ pub mod merge;
 pub mod options;
 pub mod overlay;
 pub mod ownership;
+pub mod pack;
 pub mod packed;
 pub mod partial;
 pub mod serve;

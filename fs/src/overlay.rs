@@ -27,6 +27,7 @@ use crate::upper::Upper;
 
 mod attr;
 mod backing;
+mod below;
 mod copyup;
 mod create;
 mod data;
@@ -113,6 +114,8 @@ pub struct Overlay {
     /// Shared by whoever walks along names of the upper, exclusive while a directory is renamed.
     tree: RwLock<()>,
     root: Arc<Node>,
+    /// How many names files of lowers have in other layers (see `below`).
+    linked: HashMap<FileKey, u32>,
 }
 
 /// A node the caller holds a pin on, with its attributes.
@@ -152,19 +155,16 @@ impl Overlay {
         }
         for layer in &lowers {
             let root = layer.root();
-            let uuid = match settings.no_uuid {
-                true => 0,
-                false => sys::dir::lasting_fsid(layer.root_fd())?,
-            };
+            let uuid = layer.lasting_id(settings.no_uuid)?;
             let attr = layer.attr(&root)?;
             fs.add_root(attr.dev, attr.ino, layer.birth_time(&root)?, uuid);
         }
         fs.seal();
         let roots: Vec<LowerRef> = lowers.iter().map(|l| l.root()).collect();
         let nodes = Table::new();
-        let (attr, place) = match (&upper, roots.first(), lowers.first()) {
-            (Some(upper), ..) => (sys::dir::fstat(upper.root())?, Place::Upper),
-            (None, Some(root), Some(layer)) => (layer.attr(root)?, Place::Lower(root.clone())),
+        let (attr, place) = match (&upper, shown_root(&lowers)?) {
+            (Some(upper), _) => (sys::dir::fstat(upper.root())?, Place::Upper),
+            (None, Some(layer)) => (layer.attr(&layer.root())?, Place::Lower(layer.root())),
             _ => return Err(Errno::EINVAL),
         };
         let key = FileKey { fs: fs.add(attr.dev), ino: attr.ino };
@@ -193,7 +193,7 @@ impl Overlay {
         let fs = RwLock::new(fs);
         let indexed = Mutex::new(indexed);
         let lowers: Arc<[Box<dyn Layer>]> = lowers.into();
-        Ok(Overlay {
+        let mut overlay = Overlay {
             gatherer: Gatherer::new(Arc::clone(&lowers)),
             indexed,
             short: settings.short_ino.then(ShortInos::default),
@@ -206,7 +206,10 @@ impl Overlay {
             unsettled: settle::Unsettled::default(),
             tree: RwLock::new(()),
             root,
-        })
+            linked: HashMap::new(),
+        };
+        overlay.linked = overlay.bind_links()?;
+        Ok(overlay)
     }
 
     /// Whether anything can be changed.
@@ -425,6 +428,16 @@ impl Names {
             removed: false,
         }
     }
+}
+
+/// The lower whose root directory is shown: the first that has an entry for it.
+fn shown_root(lowers: &[Box<dyn Layer>]) -> Result<Option<&dyn Layer>> {
+    for layer in lowers {
+        if !layer.implied(&layer.root())? {
+            return Ok(Some(&**layer));
+        }
+    }
+    Ok(lowers.first().map(|layer| &**layer))
 }
 
 /// Locks the names of two directories in the order of their node numbers. For one and the same

@@ -12,8 +12,10 @@ use crate::format::Namespace;
 use crate::ident::LayerId;
 use crate::layer::Layer;
 use crate::layer::hostdir::{HostLayer, View};
+use crate::layer::packed::PackedLayer;
 use crate::options::{Io, Options};
 use crate::overlay::{Overlay, Settings};
+use crate::packed::{PackError, Packed};
 use crate::sys::{self, Errno};
 use crate::upper::{self, Upper};
 
@@ -30,6 +32,9 @@ pub enum StartError {
         /// The errno in words.
         why: &'static str,
     },
+    /// A packed layer cannot be opened.
+    #[error("lowerdir: {0}")]
+    Packed(#[from] PackError),
     /// Two directories lie in each other.
     #[error("{inner} lies inside {outer}: choose directories that do not contain each other")]
     Inside {
@@ -71,6 +76,39 @@ pub enum StartError {
     /// More layers than can be numbered.
     #[error("{0} lower layers are more than cowlfs can number (65,534)")]
     TooMany(usize),
+}
+
+/// A lower of the command line, opened.
+enum Lower {
+    /// A directory of the host.
+    Dir(Opened),
+    /// A packed layer, and the directory it is in.
+    Packed(Box<Packed>, Opened),
+}
+
+impl Lower {
+    /// A directory is a host directory, whatever is in it; anything else has to be an index.
+    fn open(path: &Path) -> Result<Lower, StartError> {
+        match open("lowerdir", path) {
+            Err(StartError::Open { why, .. }) if why == Errno::ENOTDIR.desc() => {}
+            other => return other.map(Lower::Dir),
+        }
+        let dir = match path.parent() {
+            Some(dir) if !dir.as_os_str().is_empty() => dir,
+            _ => Path::new("."),
+        };
+        let dir = open("lowerdir", dir)?;
+        let packed = Packed::open(path)?;
+        // Before anything is mounted, perhaps on top of it.
+        packed.open_store()?;
+        Ok(Lower::Packed(Box::new(packed), dir))
+    }
+
+    fn dir(&self) -> &Opened {
+        match self {
+            Lower::Dir(dir) | Lower::Packed(_, dir) => dir,
+        }
+    }
 }
 
 /// How long a mount that was unmounted may need to bring its last changes to the disk.
@@ -143,8 +181,8 @@ fn refuse_below(
 /// # Errors
 /// See [`StartError`]; nothing is left behind but a work directory that may have been swept.
 pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overlay, StartError> {
-    let lowers: Vec<Opened> =
-        options.lowers.iter().map(|p| open("lowerdir", p)).collect::<Result<_, _>>()?;
+    let lowers: Vec<Lower> =
+        options.lowers.iter().map(|p| Lower::open(p)).collect::<Result<_, _>>()?;
     if lowers.len() >= usize::from(u16::MAX) {
         return Err(StartError::TooMany(lowers.len()));
     }
@@ -164,14 +202,16 @@ pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overla
         }
         for lower in &lowers {
             for dir in [upper, work] {
-                refuse_below(dir, lower, &hidden, true)?;
-                refuse_below(lower, dir, &none, true)?;
+                if let Lower::Dir(lower) = lower {
+                    refuse_below(dir, lower, &hidden, true)?;
+                }
+                refuse_below(lower.dir(), dir, &none, true)?;
             }
         }
     }
     if let Some(path) = mountpoint {
         let mount = open("mount point", path)?;
-        let all = writable.iter().flat_map(|(u, w)| [u, w]).chain(&lowers);
+        let all = writable.iter().flat_map(|(u, w)| [u, w]).chain(lowers.iter().map(Lower::dir));
         for dir in all {
             // On top of one of them is fine: ours are open already, below the new mount.
             refuse_below(&mount, dir, &hidden, false)?;
@@ -188,7 +228,7 @@ pub fn open_union(options: &Options, mountpoint: Option<&Path>) -> Result<Overla
 
 fn build(
     options: &Options,
-    lowers: Vec<Opened>,
+    lowers: Vec<Lower>,
     writable: Option<(Opened, Opened)>,
     view: &View,
 ) -> Result<Overlay, StartError> {
@@ -201,7 +241,17 @@ fn build(
     let mut layers: Vec<Box<dyn Layer>> = Vec::new();
     for (i, lower) in lowers.into_iter().enumerate() {
         let id = LayerId(i as u16);
-        let mut lower = lower;
+        let mut lower = match lower {
+            Lower::Dir(lower) => lower,
+            Lower::Packed(packed, dir) => {
+                if let (Io::Passthrough, Some(store)) = (options.io, packed.opened_store()) {
+                    let view = sys::fuse::read_only_view(store.as_fd());
+                    packed.set_view(view.map_err(|e| StartError::View(dir.path, e))?);
+                }
+                layers.push(Box::new(PackedLayer::new(*packed, id)));
+                continue;
+            }
+        };
         if options.io == Io::Passthrough {
             // The kernel opens its files again as it was asked to: not for writing, whatever happens.
             lower.fd = sys::fuse::read_only_view(lower.fd.as_fd())

@@ -16,7 +16,7 @@
 
 use std::path::Path;
 
-use crate::mount::{Mode, Sut, World};
+use crate::mount::{Mode, Packed, Sut, World};
 
 mod apply;
 mod case;
@@ -54,9 +54,10 @@ impl Size {
 }
 
 /// Runs the cases below `dir`; stops at the first failure with a script that shows it.
-pub fn run(dir: &Path, mode: Mode, sut: Sut, size: Size) {
+pub fn run(dir: &Path, mode: Mode, sut: Sut, packed: Packed, size: Size) {
     for seed in size.seed..size.seed + size.cases {
-        let plan = Plan::random(seed, size.ops, mode);
+        let mut plan = Plan::random(seed, size.ops, mode);
+        plan.packed = packed;
         // Seen only when a case hangs: the time limit of the jail prints it.
         println!("case {seed}");
         let Err(why) = case::run(dir, mode, sut, &plan) else { continue };
@@ -79,5 +80,5 @@ pub fn build_layers(w: &mut World, seed: u64) -> String {
 
 /// Runs the cases in the directory of a test's own world, which stays unmounted.
 pub fn run_in(w: &mut World, size: Size) {
-    run(&w.dir, w.mode, w.sut, size);
+    run(&w.dir, w.mode, w.sut, w.packed, size);
 }

@@ -20,12 +20,14 @@ pub mod disk;
 pub mod jail;
 pub mod known;
 pub mod log;
+pub mod packed;
 pub mod stub;
 pub mod sut;
 pub mod sys;
 
 pub use jail::Mode;
 pub use log::Log;
+pub use packed::Packed;
 pub use sut::Sut;
 
 /// The layers of one test, and the union over them once mounted.
@@ -38,7 +40,11 @@ pub struct World {
     pub sut: Sut,
     /// Additional mount options.
     pub options: Vec<String>,
+    /// Which of the lowers are mounted as packed layers made of them.
+    pub packed: Packed,
     lowers: Vec<PathBuf>,
+    /// What stands for each lower in the mount's options.
+    given: Vec<PathBuf>,
     digests: Vec<Tree>,
     server: Option<sut::Server>,
     mounted: bool,
@@ -52,7 +58,9 @@ impl World {
             mode,
             sut,
             options: Vec::new(),
+            packed: Packed::from_env(),
             lowers: Vec::new(),
+            given: Vec::new(),
             digests: Vec::new(),
             server: None,
             mounted: false,
@@ -123,13 +131,21 @@ impl World {
     pub fn mount(&mut self) {
         assert!(!self.mounted, "mounted twice");
         self.digests = self.lowers.iter().map(|l| tree::read(l, Depth::Digest)).collect();
+        self.given = self.lowers.clone();
+        if self.sut == Sut::Cowlfs {
+            for (i, lower) in self.lowers.iter().enumerate() {
+                if self.packed.takes(i) {
+                    self.given[i] = packed::pack(lower, &self.dir.join(format!("packed{i}")));
+                }
+            }
+        }
         self.start();
     }
 
     fn start(&mut self) {
         let server = self.sut.mount(&sut::Layers {
             dir: &self.dir,
-            lowers: &self.lowers,
+            lowers: &self.given,
             mode: self.mode,
             options: &self.options,
         });
@@ -187,6 +203,7 @@ impl World {
             self.make_dir("work");
             copy_root(&lower, &upper);
             self.digests.insert(0, tree::read(&lower, Depth::Digest));
+            self.given.insert(0, lower.clone());
             self.lowers.insert(0, lower);
         }
         self.start();
@@ -240,6 +257,9 @@ impl World {
         for (l, want) in self.lowers.iter().zip(&self.digests) {
             let d = tree::diff(want, &tree::read(l, Depth::Digest), Depth::Digest);
             assert!(d.is_empty(), "the lower layer {} was changed:\n{d}", l.display());
+        }
+        for index in self.given.iter().filter(|given| given.ends_with(packed::INDEX)) {
+            packed::check(index);
         }
     }
 

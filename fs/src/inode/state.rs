@@ -43,6 +43,14 @@ fn number(parent: &Node, name: &[u8], place: &Place) -> Option<u16> {
             })?;
             u16::try_from(at).ok().filter(|n| *n != UPPER)
         }
+        Place::Lower(LowerRef { layer, at: At::Packed(file) }) => {
+            let lowers = parent.dir.as_deref()?.settled.get()?;
+            let at = lowers.iter().position(|l| {
+                l.layer == *layer
+                    && matches!(&l.at, At::Packed(d) if d.child(name).is_some_and(|c| c.same(file)))
+            })?;
+            u16::try_from(at).ok().filter(|n| *n != UPPER)
+        }
         _ => None,
     }
 }
@@ -55,6 +63,11 @@ fn place(parent: &Node, name: &[u8], lower: u16) -> Place {
         Some(LowerRef { layer, at: At::HostDir(dir) }) if lower != UPPER => {
             Place::Lower(LowerRef { layer: *layer, at: At::HostFile(Arc::clone(dir), name.into()) })
         }
+        Some(LowerRef { layer, at: At::Packed(dir) }) if lower != UPPER => match dir.child(name) {
+            Some(file) => Place::Lower(LowerRef { layer: *layer, at: At::Packed(file) }),
+            // Found there when the number was taken: the index was cut short since, and gives errors.
+            None => Place::Lower(LowerRef { layer: *layer, at: At::Packed(dir.clone()) }),
+        },
         _ => Place::Upper,
     }
 }

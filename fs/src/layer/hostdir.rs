@@ -7,13 +7,14 @@ use std::collections::HashSet;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 
-use super::{At, DirMarks, Found, Layer, Listed, LowerData, LowerRef, Metacopy};
+use super::{At, DirMarks, Found, Layer, Listed, LowerRef, Metacopy};
 use crate::attr::{Attr, Kind, Time};
 use crate::fdcache::{DirKey, FdCache};
 use crate::format::{self, Mark};
 use crate::ident::LayerId;
 use crate::ownership::Ownership;
 use crate::sys::dir::RawEntry;
+use crate::sys::file::Part;
 use crate::sys::{self, Errno, Result};
 
 /// A directory of a host tree: its place is its chain of names.
@@ -117,6 +118,7 @@ impl HostLayer {
         match &at.at {
             At::HostDir(dir) => Ok((self.dir_fd(dir)?, b"")),
             At::HostFile(dir, name) => Ok((self.dir_fd(dir)?, name)),
+            At::Packed(_) => Err(Errno::EIO), // of another layer
         }
     }
 
@@ -124,6 +126,7 @@ impl HostLayer {
         match &at.at {
             At::HostDir(dir) => Ok(dir),
             At::HostFile(..) => Err(Errno::ENOTDIR),
+            At::Packed(_) => Err(Errno::EIO), // of another layer
         }
     }
 
@@ -317,7 +320,7 @@ impl Layer for HostLayer {
         sys::xattr::list(fd.as_fd(), file)
     }
 
-    fn open(&self, at: &LowerRef) -> Result<LowerData> {
+    fn open(&self, at: &LowerRef) -> Result<Part> {
         let (fd, name) = self.reach(at)?;
         let flags = libc::O_RDONLY | libc::O_NONBLOCK;
         let fd = match sys::dir::openat(fd.as_fd(), name, flags | libc::O_NOATIME, 0) {
@@ -325,21 +328,7 @@ impl Layer for HostLayer {
             Err(Errno::EPERM) => sys::dir::openat(fd.as_fd(), name, flags, 0)?,
             other => other?,
         };
-        Ok(LowerData { fd: Arc::new(fd) })
-    }
-
-    fn path(&self, at: &LowerRef) -> Vec<u8> {
-        let (mut dir, last) = match &at.at {
-            At::HostDir(dir) => (dir, None),
-            At::HostFile(dir, name) => (dir, Some(&**name)),
-        };
-        let mut names: Vec<&[u8]> = last.into_iter().collect();
-        while let Some(parent) = &dir.parent {
-            names.push(&dir.name);
-            dir = parent;
-        }
-        names.reverse();
-        names.join(&b'/')
+        Ok(Part::whole(Arc::new(fd)))
     }
 
     fn root_fd(&self) -> BorrowedFd<'_> {

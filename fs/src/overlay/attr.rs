@@ -79,7 +79,7 @@ impl Overlay {
         // Taken before the place is read, so that a copy-up in between is seen whole.
         let _tree = self.tree.read_recursive();
         match self.place(node) {
-            Place::Lower(at) => self.layer(at.layer)?.attr(&at),
+            Place::Lower(at) => self.lower_attr(&at),
             _ => self.with_upper(node, |fd, name| self.settings.ownership.stat(fd, name)),
         }
     }

@@ -35,8 +35,8 @@ impl Overlay {
         if write {
             self.ensure_upper(&node, Amount::Whole)?;
         }
-        let whole = self.parts(&node).is_none();
         let data = self.open_data(&node, write)?;
+        let whole = self.parts(&node).is_none() && data.part.file().is_some();
         if write && (!data.writable || matches!(self.place(&node), Place::Lower(_))) {
             return Err(Errno::EIO);
         }

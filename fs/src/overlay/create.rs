@@ -250,7 +250,7 @@ impl Overlay {
             NewNode::File => {
                 let flags = libc::O_RDWR | libc::O_CREAT | libc::O_EXCL;
                 let fd = sys::dir::openat(dir, name, flags, perm)?;
-                return Ok(Some(DataFd { fd: Arc::new(fd), writable: true }));
+                return Ok(Some(DataFd::whole(Arc::new(fd), true)));
             }
             NewNode::Dir => sys::dir::mkdirat(dir, name, perm)?,
             NewNode::Symlink(target) => sys::dir::symlinkat(target, dir, name)?,

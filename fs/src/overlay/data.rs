@@ -14,9 +14,9 @@ use crate::sys::file::Fsxattr;
 use crate::sys::{self, Errno, Result};
 
 impl DataFd {
-    /// The descriptor.
+    /// The descriptor. It is all of the file in the upper; a lower's may be a part of it.
     pub fn fd(&self) -> BorrowedFd<'_> {
-        self.fd.as_fd()
+        self.part.fd()
     }
 }
 
@@ -43,14 +43,14 @@ impl Overlay {
                 _ => None,
             };
             if let Some(at) = &lower {
-                let data = DataFd { fd: self.layer(at.layer)?.open(at)?.fd, writable: false };
+                let data = DataFd { part: self.layer(at.layer)?.open(at)?, writable: false };
                 self.fds.put_data(node.id, &data);
                 return Ok(data);
             }
         }
         let held = node.state.read().held.clone();
         if let Some(held) = held {
-            return Ok(DataFd { fd: held, writable: true });
+            return Ok(DataFd::whole(held, true));
         }
         self.with_upper(node, |dir, name| {
             if name.is_empty() {
@@ -60,12 +60,12 @@ impl Overlay {
             // the host from remounting the upper's filesystem read-only.
             let access = if write { libc::O_RDWR } else { libc::O_RDONLY };
             let fd = sys::dir::openat(dir, name, access | libc::O_NONBLOCK, 0)?;
-            let data = DataFd { fd: Arc::new(fd), writable: write };
+            let data = DataFd::whole(Arc::new(fd), write);
             self.fds.put_data(node.id, &data);
             Ok(data)
         })
         .or_else(|e| match (e, node.state.read().held.clone()) {
-            (Errno::EAGAIN, Some(held)) => Ok(DataFd { fd: held, writable: true }),
+            (Errno::EAGAIN, Some(held)) => Ok(DataFd::whole(held, true)),
             (e, _) => Err(e),
         })
     }
@@ -76,8 +76,7 @@ impl Overlay {
         if let Some((source, partial)) = self.parts(&node) {
             return self.read_parts(&node, (&source, &partial), buf, offset);
         }
-        let data = self.open_data(&node, false)?;
-        sys::file::pread_full(data.fd(), buf, offset)
+        self.open_data(&node, false)?.part.pread_full(buf, offset)
     }
 
     /// Writes all of `buf` at `offset`, copying the file up first.
@@ -142,7 +141,7 @@ impl Overlay {
         if let Some((source, partial)) = self.parts(&node) {
             return self.seek_parts(&node, (&source, &partial), offset, whence);
         }
-        sys::file::seek(self.open_data(&node, false)?.fd(), offset, whence)
+        self.open_data(&node, false)?.part.seek(offset, whence)
     }
 
     /// copy_file_range(2) inside the mount; the host shares blocks where it can.
@@ -162,8 +161,7 @@ impl Overlay {
         let (data, len) = self.part_at(&from, from_offset, len)?;
         let n = self.change_data(&to, to_offset, len, |out| {
             let len = usize::try_from(len).unwrap_or(usize::MAX);
-            sys::file::copy_range(data.fd(), from_offset, out.fd(), to_offset, len)
-                .map(|n| n as u64)
+            data.part.copy_range(from_offset, out.fd(), to_offset, len).map(|n| n as u64)
         })?;
         Ok(n as usize)
     }
@@ -241,7 +239,9 @@ impl Overlay {
                 _ => self.with_upper(&node, |fd, _| ask(fd)),
             };
         }
-        ask(self.open_data(&node, false)?.fd())
+        let data = self.open_data(&node, false)?;
+        // What shares a file with others has no flags of its own.
+        data.part.file().map_or_else(|| Ok(T::default()), |file| ask(file.as_fd()))
     }
 
     /// Sets the `chattr(1)` flags (`FS_IOC_SETFLAGS`), copying the file up first.

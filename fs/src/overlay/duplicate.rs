@@ -14,6 +14,7 @@ use crate::inode::Source;
 use crate::layer::LowerRef;
 use crate::partial::{Partial, RecordId};
 use crate::sys::dir::SetTime;
+use crate::sys::file::Part;
 use crate::sys::{self, Errno, Result};
 use crate::upper::{self, Upper};
 
@@ -174,15 +175,17 @@ impl Overlay {
             return Ok(Content::Safe);
         }
         let whole = matches!(plan, Plan::Data(_));
-        if upper.may_clone(attr.dev) || whole {
-            let from = self.layer(source.layer)?.open(source)?;
+        let layer = self.layer(source.layer)?;
+        let dev = layer.data_dev(source, attr);
+        if upper.may_clone(dev) || whole {
+            let from = layer.open(source)?;
             // Shared blocks are on the disk already, and this is as cheap as leaving them out.
-            if upper.clone_file(attr.dev, from.fd(), to) {
+            if from.file().is_some_and(|file| upper.clone_file(dev, file.as_fd(), to)) {
                 sys::file::ftruncate(to, size)?;
                 return Ok(Content::Safe);
             }
             if whole {
-                copy_data(from.fd(), to, size)?;
+                copy_data(&from, to, size)?;
                 return Ok(Content::Unsynced);
             }
         }
@@ -268,20 +271,15 @@ fn record_id(attr: &Attr) -> RecordId {
 }
 
 /// Copies the first `len` bytes into an empty file, keeping holes.
-pub(super) fn copy_data(from: BorrowedFd<'_>, to: BorrowedFd<'_>, len: u64) -> Result<()> {
+pub(super) fn copy_data(from: &Part, to: BorrowedFd<'_>, len: u64) -> Result<()> {
     copy_run(from, to, 0, len)?;
     sys::file::ftruncate(to, len)
 }
 
 /// Copies the bytes from `at` up to `len` to the same place in `to`, where a hole is, keeping holes.
-pub(super) fn copy_run(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    mut at: u64,
-    len: u64,
-) -> Result<()> {
+pub(super) fn copy_run(from: &Part, to: BorrowedFd<'_>, mut at: u64, len: u64) -> Result<()> {
     while at < len {
-        let start = match sys::file::seek(from, at, libc::SEEK_DATA) {
+        let start = match from.seek(at, libc::SEEK_DATA) {
             Ok(start) => start,
             Err(Errno::ENXIO) => break, // only a hole is left
             Err(_) => at,               // a filesystem that cannot tell
@@ -289,7 +287,7 @@ pub(super) fn copy_run(
         if start >= len {
             break;
         }
-        let end = sys::file::seek(from, start, libc::SEEK_HOLE).unwrap_or(len).min(len);
+        let end = from.seek(start, libc::SEEK_HOLE).unwrap_or(len).min(len);
         let end = if end > start { end } else { len };
         copy_extent(from, to, start, end)?;
         at = end;
@@ -298,15 +296,10 @@ pub(super) fn copy_run(
 }
 
 /// Copies the bytes from `start` to `end`, holes as zeros.
-pub(super) fn copy_extent(
-    from: BorrowedFd<'_>,
-    to: BorrowedFd<'_>,
-    start: u64,
-    end: u64,
-) -> Result<()> {
+pub(super) fn copy_extent(from: &Part, to: BorrowedFd<'_>, start: u64, end: u64) -> Result<()> {
     let mut at = start;
     while at < end {
-        match sys::file::copy_range(from, at, to, at, (end - at).min(COPY_STEP) as usize) {
+        match from.copy_range(at, to, at, (end - at).min(COPY_STEP) as usize) {
             Ok(0) => break,
             Ok(n) => at += n as u64,
             Err(Errno::EINTR) => {}
@@ -323,7 +316,7 @@ pub(super) fn copy_extent(
     while at < end {
         let want = buf.len().min((end - at) as usize);
         let part = buf.get_mut(..want).ok_or(Errno::EIO)?;
-        let n = sys::file::pread_full(from, part, at)?;
+        let n = from.pread_full(part, at)?;
         if n == 0 {
             break; // the lower file became shorter: the rest is a hole
         }

@@ -11,7 +11,7 @@ use crate::attr::{Attr, Kind};
 use crate::format;
 use crate::ident::{FileKey, NodeId};
 use crate::inode::{DirPart, Link, Names, Node, Place, Source, State};
-use crate::layer::Metacopy;
+use crate::layer::{LowerRef, Metacopy};
 use crate::merge::{Entry, Flags};
 use crate::sys::{self, Errno, NAME_MAX, Result};
 use crate::upper::Upper;
@@ -198,9 +198,12 @@ impl Overlay {
     fn find_lower(&self, names: &Names, name: &[u8], entry: &Entry) -> Result<Spot> {
         let at = usize::from(entry.lower.ok_or(Errno::EIO)?);
         let dir = names.lowers.get(at).ok_or(Errno::EIO)?;
-        let layer = self.layer(dir.layer)?;
-        let lower = layer.child(dir, name, entry.kind)?;
-        let attr = layer.attr(&lower)?;
+        let mut lower = self.layer(dir.layer)?.child(dir, name, entry.kind)?;
+        if entry.kind == Kind::Dir {
+            lower = self.not_implied(names, name, entry, lower)?;
+        }
+        let layer = self.layer(lower.layer)?;
+        let attr = self.lower_attr(&lower)?;
         let impure = names.impure_lowers.get(at).copied().unwrap_or(false);
         let mut data = None;
         if impure
@@ -214,6 +217,29 @@ impl Overlay {
         }
         let key = self.key_of(&attr);
         Ok(Spot { attr, place: Place::Lower(lower), key, data, unsynced: false })
+    }
+
+    /// For a directory that is merged from several: the topmost of them that has attributes of its own.
+    fn not_implied(
+        &self,
+        names: &Names,
+        name: &[u8],
+        entry: &Entry,
+        topmost: LowerRef,
+    ) -> Result<LowerRef> {
+        if !self.layer(topmost.layer)?.implied(&topmost)? {
+            return Ok(topmost);
+        }
+        let stack = names.merged.as_ref().map(|m| m.lower_stack(entry)).unwrap_or_default();
+        for at in stack {
+            let dir = names.lowers.get(usize::from(at)).ok_or(Errno::EIO)?;
+            let layer = self.layer(dir.layer)?;
+            let found = layer.child(dir, name, Kind::Dir)?;
+            if !layer.implied(&found)? {
+                return Ok(found);
+            }
+        }
+        Ok(topmost)
     }
 
     /// For a file with several names: where it really is, and its link count if that is kept.

@@ -13,8 +13,9 @@ use crate::attr::{Attr, Kind};
 use crate::blocks::Blocks;
 use crate::format::{self, Mark, Namespace, ObjectMarks};
 use crate::inode::{Node, Source};
-use crate::layer::{Found, LowerData, LowerRef, Metacopy};
+use crate::layer::{Found, LowerRef, Metacopy};
 use crate::partial::PartialMark;
+use crate::sys::file::Part;
 use crate::sys::{self, Errno, Result};
 use crate::upper::{self, Upper};
 
@@ -117,7 +118,7 @@ impl Overlay {
         // Every write to a partial file comes through here: its descriptor is kept. A file with
         // attributes only must not have one, for its data is read elsewhere.
         let file = match &source.partial {
-            Some(_) => self.open_data(node, true)?.fd,
+            Some(_) => Arc::clone(self.open_data(node, true)?.part.file().ok_or(Errno::EIO)?),
             None => Arc::new(self.open_upper(node, libc::O_RDWR)?),
         };
         let size = sys::dir::fstat(file.as_fd())?.size;
@@ -166,7 +167,7 @@ impl Overlay {
             len = len.min(before.size);
             match &held {
                 Some(held) => fill(&held.blocks, &from, to, len)?,
-                None => copy_run(from.fd(), to, 0, len)?,
+                None => copy_run(&from, to, 0, len)?,
             }
             if len < before.size { sys::file::ftruncate(to, len) } else { Ok(()) }
         })?;
@@ -204,15 +205,15 @@ impl Overlay {
 
 /// Copies the blocks that are missing below `len`. What the upper has there is not data: it may be left
 /// of a write that failed.
-fn fill(blocks: &Blocks, from: &LowerData, to: BorrowedFd<'_>, len: u64) -> Result<()> {
+fn fill(blocks: &Blocks, from: &Part, to: BorrowedFd<'_>, len: u64) -> Result<()> {
     let mut at = 0;
     while at < len.min(blocks.end()) {
         let (held, stop) = blocks.run(at, len);
         if !held {
             let hole = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
             match sys::file::fallocate(to, hole, at, stop - at) {
-                Ok(()) => copy_run(from.fd(), to, at, stop)?,
-                Err(Errno::EOPNOTSUPP) => copy_extent(from.fd(), to, at, stop)?,
+                Ok(()) => copy_run(from, to, at, stop)?,
+                Err(Errno::EOPNOTSUPP) => copy_extent(from, to, at, stop)?,
                 Err(e) => return Err(e),
             }
         }

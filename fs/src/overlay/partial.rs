@@ -8,7 +8,7 @@
 //! Under the lock of a file's blocks there are system calls on descriptors only, nothing that walks
 //! the tree (see `docs/concurrency.md`).
 
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::Overlay;
@@ -19,6 +19,7 @@ use crate::fdcache::DataFd;
 use crate::format::Mark;
 use crate::inode::{Node, Source};
 use crate::partial::{Held, Partial};
+use crate::sys::file::Part;
 use crate::sys::{self, Errno, Result};
 
 impl Overlay {
@@ -30,13 +31,13 @@ impl Overlay {
     }
 
     /// The open lower file that has the rest of the data.
-    fn open_source(&self, node: &Node, source: &Source) -> Result<Arc<OwnedFd>> {
-        if let Some(fd) = self.fds.source(node.id) {
-            return Ok(fd);
+    fn open_source(&self, node: &Node, source: &Source) -> Result<Part> {
+        if let Some(part) = self.fds.source(node.id) {
+            return Ok(part);
         }
-        let fd = self.layer(source.at.layer)?.open(&source.at)?.fd;
-        self.fds.put_source(node.id, &fd);
-        Ok(fd)
+        let part = self.layer(source.at.layer)?.open(&source.at)?;
+        self.fds.put_source(node.id, &part);
+        Ok(part)
     }
 
     /// Reads from both.
@@ -56,8 +57,7 @@ impl Overlay {
             let (mine, stop) = held.blocks.run(at, limit);
             let part = (at - offset) as usize..(stop - offset) as usize;
             let (want, part) = (part.len(), buf.get_mut(part).ok_or(Errno::EIO)?);
-            let fd = if mine { own.fd() } else { lower.as_fd() };
-            let n = sys::file::pread_full(fd, part, at)?;
+            let n = if mine { &own.part } else { &lower }.pread_full(part, at)?;
             at += n as u64;
             if n < want {
                 // The upper ends here; a lower that does has been changed, and has no such data.
@@ -90,7 +90,7 @@ impl Overlay {
         let n = change(&file)?;
         if n > 0 {
             // Writing the edges is no change of the user's that takes set-user-ID away.
-            let fill = |fd: BorrowedFd<'_>| fill_edges(&held, lower.as_fd(), fd, at, at + n);
+            let fill = |fd: BorrowedFd<'_>| fill_edges(&held, &lower, fd, at, at + n);
             self.keep_privileges(&file, fill)?;
             partial.hold(records, &mut held, &(at..at + n))?;
             self.after_change(node, &partial, &held);
@@ -150,8 +150,7 @@ impl Overlay {
         let mut at = offset;
         while at < size {
             let (mine, stop) = held.blocks.run(at, size);
-            let fd = if mine { own.fd() } else { lower.as_fd() };
-            match sys::file::seek(fd, at, whence) {
+            match if mine { &own.part } else { &lower }.seek(at, whence) {
                 Ok(found) if found < stop => return Ok(found),
                 Ok(_) | Err(Errno::ENXIO) => at = stop,
                 Err(e) => return Err(e),
@@ -166,7 +165,7 @@ impl Overlay {
         let Some((source, partial)) = self.parts(node) else { return Ok((own, len)) };
         let lower = self.open_source(node, &source)?;
         let (mine, stop) = partial.held().blocks.run(offset, offset.saturating_add(len));
-        let file = if mine { own } else { DataFd { fd: lower, writable: false } };
+        let file = if mine { own } else { DataFd { part: lower, writable: false } };
         Ok((file, stop - offset))
     }
 }
@@ -175,7 +174,7 @@ impl Overlay {
 /// has around it, where the upper does not hold them yet.
 fn fill_edges(
     held: &Held,
-    lower: BorrowedFd<'_>,
+    lower: &Part,
     upper: BorrowedFd<'_>,
     start: u64,
     end: u64,
@@ -190,7 +189,7 @@ fn fill_edges(
         }
         let mut buf = [0; BLOCK as usize];
         let part = buf.get_mut(..(to - from) as usize).ok_or(Errno::EIO)?;
-        if sys::file::pread_full(lower, part, from)? < part.len() {
+        if lower.pread_full(part, from)? < part.len() {
             return Err(Errno::EIO); // the layer was changed
         }
         sys::file::pwrite_all(upper, part, from)?;

@@ -74,7 +74,8 @@ impl Overlay {
             let mut fs = None;
             let mut sink = |e: Listed<'_>| {
                 let fs = *fs.get_or_insert_with(|| self.fs_number(e.dev));
-                let ino = FileKey { fs, ino: e.ino }.shown().0;
+                // 0: not known before it is looked up.
+                let ino = if e.ino == 0 { 0 } else { FileKey { fs, ino: e.ino }.shown().0 };
                 merged.scan_lower(e.name, e.kind, ino, number);
                 Ok(())
             };

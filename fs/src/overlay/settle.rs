@@ -336,7 +336,7 @@ impl Overlay {
                 let layer = self.layer(at.layer)?;
                 let from = layer.open(&at)?;
                 sys::file::ftruncate(file, 0)?;
-                copy_data(from.fd(), file, layer.attr(&at)?.size)
+                copy_data(&from, file, layer.attr(&at)?.size)
             }
             Err(Errno::EIO) => Ok(()),
             Err(e) => Err(e),

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::copyup::hold;
 use super::{Overlay, stash_name};
 use crate::attr::Kind;
+use crate::fdcache::DataFd;
 use crate::ident::NodeId;
 use crate::inode::{Names, Node, Place};
 use crate::merge::{Entry, Flags};
@@ -129,7 +130,7 @@ impl Overlay {
         let state = node.state.read();
         match (&state.place, state.nlink) {
             (_, Some(n)) => Ok(n),
-            (Place::Lower(at), None) => self.layer(at.layer)?.attr(at).map(|a| a.nlink),
+            (Place::Lower(at), None) => self.lower_attr(at).map(|a| a.nlink),
             (_, None) => Ok(1),
         }
     }
@@ -152,7 +153,9 @@ impl Overlay {
         let held = match state.place {
             Place::Lower(_) | Place::Stash => return Ok(()),
             Place::Upper => match self.fds.data(node.id).filter(|d| d.writable) {
-                Some(data) if self.fds.may_hold() => data.fd,
+                Some(DataFd { part, .. }) if self.fds.may_hold() => {
+                    Arc::clone(part.file().ok_or(Errno::EIO)?)
+                }
                 None if self.fds.may_hold() => Arc::new(self.hold(fd, name, node.kind)?),
                 _ => {
                     sys::dir::linkat(fd, name, upper.work(), &stash_name(node.id))?;
@@ -198,7 +201,7 @@ impl Overlay {
         if keyed {
             let recorded = match &state.place {
                 Place::Lower(at) => {
-                    let lower = || self.layer(at.layer)?.attr(at).map(|a| a.nlink);
+                    let lower = || self.lower_attr(at).map(|a| a.nlink);
                     state.nlink.map_or_else(lower, Ok).and_then(|n| {
                         state.nlink = Some(n.saturating_sub(1));
                         upper.write_count(node.key, n.saturating_sub(1))

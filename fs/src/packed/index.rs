@@ -268,7 +268,7 @@ impl Index {
         }
         let mtime = Time { sec: inode.mtime, nsec: inode.mtime_nsec };
         let (size, blocks, rdev) = match kind {
-            Kind::Dir => (u64::from(IO_SIZE), u64::from(IO_SIZE) / 512, 0),
+            Kind::Dir => (u64::from(inode.count) * format::NAME as u64, 0, 0),
             Kind::File if inode.flags & format::IN_OBJECT != 0 => {
                 (inode.size, self.object(inode.place)?.blocks, 0)
             }

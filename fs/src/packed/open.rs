@@ -16,9 +16,10 @@ use crate::sys::{self, Errno};
 pub struct Packed {
     path: PathBuf,
     index: Index,
-    dir: OwnedFd,
+    dir: Arc<OwnedFd>,
     data: OnceLock<Arc<OwnedFd>>,
     objects: OnceLock<Arc<OwnedFd>>,
+    view: OnceLock<Arc<OwnedFd>>,
 }
 
 impl Deref for Packed {
@@ -82,8 +83,8 @@ impl Packed {
                 return Err(damaged("its data file has another length"));
             }
         }
-        let (data, objects) = (OnceLock::new(), OnceLock::new());
-        Ok(Packed { path: path.into(), index, dir, data, objects })
+        let (data, objects, view) = (OnceLock::new(), OnceLock::new(), OnceLock::new());
+        Ok(Packed { path: path.into(), index, dir: Arc::new(dir), data, objects, view })
     }
 
     /// The index file, as it was named.
@@ -94,6 +95,11 @@ impl Packed {
     /// The directory it is in.
     pub fn dir(&self) -> BorrowedFd<'_> {
         self.dir.as_fd()
+    }
+
+    /// A descriptor that stands for content of no bytes: nothing is ever read from it.
+    pub(crate) fn nothing(&self) -> Arc<OwnedFd> {
+        Arc::clone(&self.dir)
     }
 
     /// Bytes of the data file.
@@ -116,9 +122,30 @@ impl Packed {
         Ok(Arc::clone(self.data.get_or_init(|| Arc::new(fd))))
     }
 
+    /// Opens the store of objects now, if the layer has any.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn open_store(&self) -> Result<(), PackError> {
+        if self.index.header().objects > 0 {
+            self.store().on("open", self.path.with_file_name(OBJECTS))?;
+        }
+        Ok(())
+    }
+
+    /// The store of objects, if it was opened.
+    pub(crate) fn opened_store(&self) -> Option<&Arc<OwnedFd>> {
+        self.objects.get()
+    }
+
+    /// Takes objects by way of this directory from now on: a read-only view of the store.
+    pub(crate) fn set_view(&self, view: OwnedFd) {
+        self.view.get_or_init(|| Arc::new(view));
+    }
+
     /// The open store of objects.
     pub(crate) fn store(&self) -> sys::Result<Arc<OwnedFd>> {
-        if let Some(fd) = self.objects.get() {
+        if let Some(fd) = self.view.get().or(self.objects.get()) {
             return Ok(Arc::clone(fd));
         }
         let fd = sys::dir::open_dir_followed(self.dir.as_fd(), OBJECTS.as_bytes())?;

@@ -210,6 +210,8 @@ impl Tree {
             && let Some(made) = self.dir_mut(inode)
         {
             made.opaque = true;
+            // There is nothing below from which it could have attributes.
+            made.implied = false;
         }
         if let Some(dir) = self.dir_mut(dir) {
             dir.names.insert(name.into(), slot);

@@ -1,6 +1,7 @@
 //! Operations on open files: read, write, allocate, copy, sync.
 
-use std::os::fd::{BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 
 use super::{Errno, Result, check, check_int, is_missing, own, raw};
 
@@ -63,6 +64,79 @@ pub fn seek(fd: BorrowedFd<'_>, offset: u64, whence: i32) -> Result<u64> {
     let offset = i64::try_from(offset).map_err(|_| Errno::ENXIO)?;
     // SAFETY: plain call.
     check(unsafe { libc::lseek(raw(fd), offset, whence) }).map(|n| n as u64)
+}
+
+/// An open file, or the part of one that stands for a file: small files of a packed layer lie side by
+/// side in one.
+#[derive(Clone, Debug)]
+pub struct Part {
+    fd: Arc<OwnedFd>,
+    /// Where it begins and how long it is; `None`: all of the file.
+    window: Option<(u64, u64)>,
+}
+
+impl Part {
+    /// All of a file.
+    pub fn whole(fd: Arc<OwnedFd>) -> Part {
+        Part { fd, window: None }
+    }
+
+    /// The `len` bytes of a file that begin at `start`.
+    pub fn window(fd: Arc<OwnedFd>, start: u64, len: u64) -> Part {
+        Part { fd, window: Some((start, len)) }
+    }
+
+    /// The file that it is all of.
+    pub fn file(&self) -> Option<&Arc<OwnedFd>> {
+        self.window.is_none().then_some(&self.fd)
+    }
+
+    /// The file that it is or lies in.
+    pub fn fd(&self) -> BorrowedFd<'_> {
+        self.fd.as_fd()
+    }
+
+    /// Where `len` bytes from `offset` on lie in the file: never beyond its part.
+    fn place(&self, offset: u64, len: usize) -> (u64, usize) {
+        match self.window {
+            None => (offset, len),
+            Some((start, all)) => {
+                let left = usize::try_from(all.saturating_sub(offset)).unwrap_or(usize::MAX);
+                (start.saturating_add(offset), len.min(left))
+            }
+        }
+    }
+
+    /// Fills as much of `buf` as there is from `offset` on.
+    ///
+    /// # Errors
+    /// Those of pread(2); `EIO` where the file ends before the part does.
+    pub fn pread_full(&self, buf: &mut [u8], offset: u64) -> Result<usize> {
+        let (at, len) = self.place(offset, buf.len());
+        let n = pread_full(self.fd.as_fd(), buf.get_mut(..len).unwrap_or_default(), at)?;
+        if self.window.is_some() && n < len { Err(Errno::EIO) } else { Ok(n) }
+    }
+
+    /// lseek(2) with `SEEK_DATA` or `SEEK_HOLE`; a part of a file has no holes.
+    pub fn seek(&self, offset: u64, whence: i32) -> Result<u64> {
+        match self.window {
+            None => seek(self.fd.as_fd(), offset, whence),
+            Some((_, len)) if offset >= len => Err(Errno::ENXIO),
+            Some((_, len)) => Ok(if whence == libc::SEEK_HOLE { len } else { offset }),
+        }
+    }
+
+    /// copy_file_range(2) from here to another file, at explicit offsets.
+    pub fn copy_range(
+        &self,
+        offset: u64,
+        to: BorrowedFd<'_>,
+        to_offset: u64,
+        len: usize,
+    ) -> Result<usize> {
+        let (at, len) = self.place(offset, len);
+        if len == 0 { Ok(0) } else { copy_range(self.fd.as_fd(), at, to, to_offset, len) }
+    }
 }
 
 /// fsync(2), or fdatasync(2) when only the data is asked for.

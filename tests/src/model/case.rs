@@ -6,7 +6,7 @@ use std::path::Path;
 use super::Rng;
 use super::op::{self, Op, Side, Step};
 use crate::mount::sys::{self, Partner};
-use crate::mount::{Mode, Sut, World};
+use crate::mount::{Mode, Packed, Sut, World};
 use crate::tree::{self, Depth};
 
 /// Mount options of the cases, each as often as it is named; `COWL_MODEL_OPTIONS` names others,
@@ -27,6 +27,8 @@ pub struct Plan {
     pub every: usize,
     /// Mount options.
     pub options: String,
+    /// Which of the lowers are packed layers.
+    pub packed: Packed,
     layers: String,
 }
 
@@ -47,7 +49,8 @@ impl Plan {
         if let Ok(skip) = std::env::var("COWL_MODEL_SKIP") {
             ops.retain(|s| !skip.split(',').any(|k| format!("{:?}", s.op).starts_with(k)));
         }
-        Plan { seed, ops, processes, every, options, layers: String::new() }
+        let packed = Packed::from_env();
+        Plan { seed, ops, processes, every, options, packed, layers: String::new() }
     }
 
     /// The layers and operations as shell-like lines.
@@ -55,6 +58,9 @@ impl Plan {
         let mut s = format!("layers (l0 is the topmost lower):\n{}", self.layers);
         if !self.options.is_empty() {
             s.push_str(&format!("mounted with -o {}\n", self.options));
+        }
+        if self.packed != Packed::None {
+            s.push_str(&format!("packed layers: {:?}\n", self.packed));
         }
         s.push_str("operations:\n");
         for step in &self.ops {
@@ -101,6 +107,7 @@ pub fn run(base: &Path, mode: Mode, sut: Sut, plan: &Plan) -> Result<(), Failure
         if sut == Sut::Cowlfs && !plan.options.is_empty() {
             w.options.push(plan.options.clone());
         }
+        w.packed = plan.packed;
         script = super::build_layers(&mut w, plan.seed);
         w.mount();
         let result = steps(&mut w, plan, &mut at);
