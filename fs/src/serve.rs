@@ -18,6 +18,8 @@ mod prune;
 mod reply;
 mod session;
 mod settle;
+mod slow;
+mod watch;
 mod wire;
 
 /// `FUSE_NOTIFY_INVAL_INODE`.

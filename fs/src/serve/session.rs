@@ -14,10 +14,10 @@ use super::explain;
 use super::failed::Failed;
 use super::opens::{Handle, Opened, Opens};
 use super::policy::{self, Agreed, MAX_IO, Policy, VERSION};
-use super::pool::Pool;
+use super::pool::{Next, Pool, Turn};
 use super::reply;
-use super::wire::{self, Cursor, Header, op};
-use super::{NOTIFY_INVAL_INODE, prune, settle};
+use super::wire::{self, op};
+use super::{NOTIFY_INVAL_INODE, prune, settle, slow, watch};
 use crate::ident::NodeId;
 use crate::overlay::Overlay;
 use crate::sys::{self, Errno, Result};
@@ -39,7 +39,7 @@ pub struct Session {
     /// and where the kernel holds no dirty pages.
     discards: Mutex<Option<Sender<Lost>>>,
     pub(super) failed: Failed,
-    pool: Pool,
+    pub(super) pool: Pool,
     counts: Counts,
     pub(super) opens: Opens,
 }
@@ -118,10 +118,17 @@ impl Session {
             _ => None,
         };
         let pruning = self.policy.cache.map(|limit| prune::start(self, limit)).transpose()?;
+        let watching = watch::start(self)?;
         for _ in 1..self.policy.threads.max(1) {
-            self.pool.grow(self);
+            self.pool.start(self, Next::Park);
         }
-        let mut done = self.serve(true);
+        let mut done = self.serve(Next::Lead);
+        done = done.and(self.pool.join());
+        self.pool.bell.end();
+        if watching.join().is_err() {
+            done = done.and(Err(Errno::EIO));
+        }
+        // Those that the watchdog may have started meanwhile.
         done = done.and(self.pool.join());
         drop(self.discards.lock().take());
         let waiting = settling.into_iter().chain(pruning).map(|(sender, thread)| {
@@ -136,36 +143,49 @@ impl Session {
         done
     }
 
-    /// Takes requests and answers them. A thread that does not `stay` ends when there have long been
-    /// more than are needed.
-    pub(super) fn serve(self: &Arc<Session>, stay: bool) -> Result<()> {
+    /// Takes requests and answers them, whenever the calling thread is appointed to.
+    pub(super) fn serve(self: &Arc<Session>, mut next: Next) -> Result<()> {
         let mut buf = vec![0u8; MAX_IO + REQUEST_HEAD];
         let mut scratch = Scratch { data: vec![0u8; MAX_IO], ..Scratch::default() };
         loop {
-            self.pool.waits();
-            let received = sys::fuse::receive(self.device.as_fd(), &mut buf);
-            let last = self.pool.works();
-            match received {
-                Ok(n) => {
-                    if last {
-                        self.pool.grow(self);
+            next = match next {
+                Next::Park => self.pool.park(),
+                Next::End => return Ok(()),
+                Next::Lead => match sys::fuse::receive(self.device.as_fd(), &mut buf) {
+                    Ok(n) => {
+                        let turn = self.pool.begins();
+                        let request = buf.get(..n).ok_or(Errno::EIO);
+                        match request.and_then(|r| self.handle(turn, r, &mut scratch)) {
+                            Ok(()) => self.pool.finished(turn),
+                            Err(e) => {
+                                self.pool.pass_on(self, turn);
+                                return Err(e);
+                            }
+                        }
                     }
-                    let (head, body) = wire::parse(buf.get(..n).ok_or(Errno::EIO)?)?;
-                    self.handle(&head, body, &mut scratch)?;
-                }
-                // ENOENT: the request was interrupted before we could read it.
-                Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => {}
-                // Unmounted, or aborted through the control filesystem.
-                Err(Errno::ENODEV | Errno::ECONNABORTED) => return Ok(()),
-                Err(e) => return Err(e),
-            }
-            if !stay && self.pool.may_leave() {
-                return Ok(());
-            }
+                    // ENOENT: the request was interrupted before we could read it.
+                    Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => Next::Lead,
+                    Err(e) => {
+                        self.pool.end();
+                        match e {
+                            // Unmounted, or aborted through the control filesystem.
+                            Errno::ENODEV | Errno::ECONNABORTED => return Ok(()),
+                            e => return Err(e),
+                        }
+                    }
+                },
+            };
         }
     }
 
-    fn handle(&self, head: &Header, body: Cursor<'_>, scratch: &mut Scratch) -> Result<()> {
+    fn handle(
+        self: &Arc<Session>,
+        turn: Turn,
+        request: &[u8],
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let (head, body) = wire::parse(request)?;
+        let head = &head;
         self.counts.add(head.opcode);
         match head.opcode {
             op::FORGET | op::BATCH_FORGET => {
@@ -176,6 +196,9 @@ impl Session {
             // Our operations are short; the kernel is told once that they cannot be interrupted.
             op::INTERRUPT => return send(&self.device, head.unique, -(Errno::ENOSYS as i32), &[]),
             _ => {}
+        }
+        if slow::may_take_long(head.opcode, body) {
+            self.pool.pass_on(self, turn);
         }
         scratch.body.clear();
         scratch.pinned.clear();

@@ -1,5 +1,5 @@
 //! A lower layer that fails on demand: a filesystem of a few fixed files, served by a thread of the
-//! test itself, which answers a chosen kind of request with `EIO`.
+//! test itself, which answers a chosen kind of request with `EIO`, or late.
 //!
 //! Nothing of it is cached by the kernel (no lifetimes, direct I/O), so that a fault shows at once
 //! and is gone at once. Works in a user namespace. The protocol is that of `linux/fuse.h`.
@@ -36,6 +36,8 @@ pub enum Fault {
     ReadLink = 128,
     /// Any reading of data.
     Read = 256,
+    /// Not an error: reading data waits until this is switched off, as for a slow disk.
+    ReadWaits = 512,
 }
 
 /// Where [`Fault::ReadLate`] begins.
@@ -95,12 +97,15 @@ impl Contents {
 
 /// Switches faults on and off while the stub is mounted.
 #[derive(Debug, Clone, Default)]
-pub struct Switch(Arc<AtomicU32>);
+pub struct Switch {
+    faults: Arc<AtomicU32>,
+    waiting: Arc<AtomicU32>,
+}
 
 impl Switch {
     /// Only these fail from now on.
     pub fn fail(&self, faults: &[Fault]) {
-        self.0.store(faults.iter().fold(0, |set, f| set | *f as u32), Ordering::SeqCst);
+        self.faults.store(faults.iter().fold(0, |set, f| set | *f as u32), Ordering::SeqCst);
     }
 
     /// Nothing fails any more.
@@ -108,8 +113,22 @@ impl Switch {
         self.fail(&[]);
     }
 
+    /// How many requests wait ([`Fault::ReadWaits`]).
+    pub fn waiting(&self) -> u32 {
+        self.waiting.load(Ordering::SeqCst)
+    }
+
+    /// Waits while reading has to.
+    fn wait(&self) {
+        self.waiting.fetch_add(1, Ordering::SeqCst);
+        while self.fails(Fault::ReadWaits) {
+            std::thread::sleep(std::time::Duration::from_millis(1));
+        }
+        self.waiting.fetch_sub(1, Ordering::SeqCst);
+    }
+
     fn fails(&self, fault: Fault) -> bool {
-        self.0.load(Ordering::SeqCst) & fault as u32 != 0
+        self.faults.load(Ordering::SeqCst) & fault as u32 != 0
     }
 }
 
@@ -141,17 +160,30 @@ fn serve(mut device: File, objects: &[Object], faults: &Switch) {
             continue;
         }
         let answer = answer(opcode, node, &buf[40..n], objects, faults);
-        let (error, body) = match answer {
-            Ok(body) => (0, body),
-            Err(e) => (-e, vec![]),
-        };
-        let mut reply = Vec::with_capacity(16 + body.len());
-        reply.extend((16 + body.len() as u32).to_ne_bytes());
-        reply.extend(error.to_ne_bytes());
-        reply.extend(unique.to_ne_bytes());
-        reply.extend(body);
-        let _: std::io::Result<usize> = device.write(&reply);
+        const READ: u32 = 15;
+        if opcode == READ && faults.fails(Fault::ReadWaits) {
+            let (device, faults) = (device.try_clone().expect("dup"), faults.clone());
+            std::thread::spawn(move || {
+                faults.wait();
+                reply(&device, unique, answer);
+            });
+            continue;
+        }
+        reply(&device, unique, answer);
     }
+}
+
+fn reply(mut device: &File, unique: u64, answer: Result<Vec<u8>, i32>) {
+    let (error, body) = match answer {
+        Ok(body) => (0, body),
+        Err(e) => (-e, vec![]),
+    };
+    let mut reply = Vec::with_capacity(16 + body.len());
+    reply.extend((16 + body.len() as u32).to_ne_bytes());
+    reply.extend(error.to_ne_bytes());
+    reply.extend(unique.to_ne_bytes());
+    reply.extend(body);
+    let _: std::io::Result<usize> = device.write(&reply);
 }
 
 fn u32_at(b: &[u8], at: usize) -> u32 {

@@ -12,6 +12,7 @@ mod lower;
 mod power;
 mod quota;
 mod readonly;
+mod slow;
 mod writeback;
 
 use std::path::{Path, PathBuf};
