@@ -395,7 +395,7 @@ fn serve(
         mounted.unmount();
         return Err(Failure::Passthrough(e.desc()));
     }
-    mounted.raise_read_ahead();
+    mounted.tune(session.room());
     end_on_signal(&mounted)?;
     if parent.is_some() {
         // Errors have been told by now; from here on there is nobody to tell.

@@ -538,19 +538,45 @@ both!(debugging_counts_the_requests, |w| {
     assert!(said.contains("file data: write-back cache"), "{said}");
 });
 
-as_root!(the_kernel_reads_further_ahead, |w| {
-    if !ours(w) {
-        return;
-    }
-    w.mount();
+/// A setting of the mount's cache, where it can be changed at all.
+fn cache_setting(w: &World, name: &str) -> Option<String> {
     let table = std::fs::read_to_string("/proc/self/mountinfo").unwrap();
     let at = w.m("").display().to_string();
     let at = at.trim_end_matches('/');
     let line = table.lines().find(|l| l.split(' ').nth(4) == Some(at)).unwrap();
-    let setting = format!("/sys/class/bdi/{}/read_ahead_kb", line.split(' ').nth(2).unwrap());
-    // Without /sys, or where it cannot be written, there is nothing to set.
-    let writable = std::fs::OpenOptions::new().write(true).open(&setting).is_ok();
-    if writable {
-        assert_eq!(std::fs::read_to_string(&setting).unwrap(), "1024\n");
+    let setting = format!("/sys/class/bdi/{}/{name}", line.split(' ').nth(2).unwrap());
+    std::fs::OpenOptions::new().write(true).open(&setting).ok()?;
+    Some(std::fs::read_to_string(&setting).unwrap().trim().to_owned())
+}
+
+as_root!(the_kernel_reads_further_ahead, |w| {
+    if ours(w) {
+        w.mount();
+        assert_eq!(cache_setting(w, "read_ahead_kb").as_deref().unwrap_or("1024"), "1024");
+    }
+});
+
+as_root!(a_small_upper_does_not_let_the_kernel_keep_more_than_it_can_take, |w| {
+    if !ours(w) {
+        return;
+    }
+    // The limits of tmpfs are promises: nothing is taken for a large one.
+    for (size, share, strict) in [("size=16m", "1", "1"), ("size=64t", "50", "0")] {
+        let dir = w.dir.join(size);
+        std::fs::create_dir(&dir).unwrap();
+        sys::mount("tmpfs", &dir, "tmpfs", 0, size.as_bytes()).unwrap();
+        w.options.clear();
+        for name in ["upper", "work"] {
+            std::fs::create_dir(dir.join(name)).unwrap();
+            w.options.push(format!("{name}dir={}", dir.join(name).display()));
+        }
+        w.mount();
+        let is = |name, want: &str| {
+            let is = cache_setting(w, name);
+            assert_eq!(is.as_deref().unwrap_or(want), want, "{name} with {size}");
+        };
+        is("max_ratio", share);
+        is("strict_limit", strict);
+        w.unmount();
     }
 });

@@ -148,14 +148,29 @@ fn by_helper(path: &Path, options: &MountOptions) -> Result<(Mount, OwnedFd), Mo
 /// Read-ahead of a mount, KiB: a cold sequential read of 1 GiB takes half the time that it takes with
 /// the kernel's 128 KiB, and with more than this no less.
 const READ_AHEAD: &str = "1024";
+/// How much of the memory for dirty pages one mount may fill, per cent. The kernel's 1 for FUSE, held
+/// strictly, makes programs wait for the disk from a few megabytes on; at half of it storing to a
+/// mapping costs a fifth, and there is as much left for the filesystem of the upper.
+const DIRTY_SHARE: &str = "50";
+/// The part of the machine's memory that there must be room for in the upper: more than can be dirty
+/// (a fifth, by default), so that programs are told of a full disk early, not by lost pages.
+const PART_OF_MEMORY: u64 = 4;
 
 impl Mount {
-    /// Lets the kernel read further ahead, where we may (the machine's administrator may).
-    pub fn raise_read_ahead(&self) {
+    /// Lets the kernel read further ahead and, where the upper has `room` (bytes), keep more of what
+    /// is written, where we may (the machine's administrator may).
+    pub fn tune(&self, room: u64) {
         let table = std::fs::read("/proc/self/mountinfo").unwrap_or_default();
-        if let Some(device) = device_of(&table, self.path.as_os_str().as_bytes()) {
-            let setting = format!("/sys/class/bdi/{device}/read_ahead_kb");
-            let _only_slower_without = std::fs::write(setting, READ_AHEAD);
+        let Some(device) = device_of(&table, self.path.as_os_str().as_bytes()) else { return };
+        let set = |name: &str, value: &str| {
+            let _only_slower_without =
+                std::fs::write(format!("/sys/class/bdi/{device}/{name}"), value);
+        };
+        set("read_ahead_kb", READ_AHEAD);
+        let memory = std::fs::read_to_string("/proc/meminfo").unwrap_or_default();
+        if memory_of(&memory).is_some_and(|memory| room > memory / PART_OF_MEMORY) {
+            set("max_ratio", DIRTY_SHARE);
+            set("strict_limit", "0");
         }
     }
 
@@ -228,9 +243,23 @@ fn device_of(table: &[u8], path: &[u8]) -> Option<String> {
     found.map(Into::into)
 }
 
+/// The machine's memory, bytes, from the text of `/proc/meminfo` (proc_meminfo(5)).
+fn memory_of(table: &str) -> Option<u64> {
+    let total = table.lines().find_map(|l| l.strip_prefix("MemTotal:"))?;
+    total.trim().strip_suffix(" kB")?.parse::<u64>().ok()?.checked_mul(1024)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_found_in_its_table() {
+        let table = "MemTotal:       24576 kB\nMemFree:        100 kB\n";
+        assert_eq!(memory_of(table), Some(24 << 20));
+        assert_eq!(memory_of("MemFree:        100 kB\n"), None);
+        assert_eq!(memory_of("MemTotal: much\n"), None);
+    }
 
     #[test]
     fn the_topmost_mount_is_found_by_its_path() {

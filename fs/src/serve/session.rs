@@ -102,6 +102,15 @@ impl Session {
         &self.overlay
     }
 
+    /// How much more the upper can take, bytes.
+    pub fn room(&self) -> u64 {
+        let stat = self.overlay.upper().and_then(|_| self.overlay.statfs().ok());
+        stat.map_or(0, |s| {
+            let [_, _, available] = s.blocks;
+            available.saturating_mul(u64::from(s.frsize))
+        })
+    }
+
     /// Serves until the filesystem is unmounted.
     ///
     /// # Errors
