@@ -7,14 +7,17 @@
 //! - before a request that may take long (`slow`): whoever waits behind it is served by another;
 //! - when an answer does take long: a watchdog sees that (`watch`), for the leader cannot know.
 //!
+//! When requests pile up all the same, because many ask at once, the watchdog opens a second lead, and
+//! so on, and closes them again when they are no longer needed.
+//!
 //! The thread that was left behind finishes its answer and then parks, until it is appointed in turn.
-//! Whoever gives up the lead appoints the thread that parked last (its memory is in the caches), or
+//! Whoever gives up a lead appoints the thread that parked last (its memory is in the caches), or
 //! starts one more. When that cannot be, the lead stays vacant, and who finishes first takes it. So
 //! there is a leader, or everybody has work; and nobody waits for another thread here.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::thread::{JoinHandle, Thread};
+use std::sync::atomic::{AtomicU8, AtomicU64, Ordering};
+use std::thread::{JoinHandle, Thread, ThreadId};
 use std::time::{Duration, Instant};
 
 use parking_lot::Mutex;
@@ -25,6 +28,8 @@ use crate::sys::{Errno, Result};
 
 /// Most threads: more slow requests than this at once wait for each other.
 const MOST: usize = 32;
+/// Most leads: so many threads at once wait for requests.
+pub(super) const LEADS: usize = 16;
 /// Parked threads that stay, so that the lead can pass on at once.
 const SPARE: usize = 1;
 /// How long another parks before it ends.
@@ -33,24 +38,43 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// What a thread has to do next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Next {
-    /// Read a request.
-    Lead,
+    /// Read a request, in this lead.
+    Lead(usize),
     /// Wait to be appointed.
     Park,
     /// End.
     End,
 }
 
-/// One request being answered by the leader, by its number.
+/// One request being answered: in which lead, and its number there.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Turn(u64);
+pub(super) struct Turn {
+    lead: usize,
+    beat: u64,
+}
+
+/// A lead, apart from the others in memory: its thread changes it all the time.
+#[derive(Debug, Default)]
+#[repr(align(64))]
+struct Lead {
+    /// Even while its thread waits for a request (or the lead passes on), odd while that answers one;
+    /// always grows. Who makes an odd number even decides what becomes of the lead.
+    beat: AtomicU64,
+    /// [`OPEN`] and so on. The first lead is always open, whatever this says.
+    state: AtomicU8,
+}
+
+/// Nobody has the lead.
+const CLOSED: u8 = 0;
+/// A thread has it, is being appointed, or will be as soon as one is free.
+const OPEN: u8 = 1;
+/// The thread that has it shall give it up after its next answer.
+const CLOSING: u8 = 2;
 
 /// The serving threads of a session.
 #[derive(Debug, Default)]
 pub(super) struct Pool {
-    /// Even while the leader waits for a request (or the lead passes on), odd while it answers one;
-    /// always grows. Who makes an odd number even decides what becomes of the lead.
-    beat: AtomicU64,
+    leads: [Lead; LEADS],
     /// Where the watchdog sleeps.
     pub bell: Bell,
     seats: Mutex<Seats>,
@@ -61,30 +85,62 @@ pub(super) struct Pool {
 
 #[derive(Debug, Default)]
 struct Seats {
-    /// Nobody leads, and nobody was there to appoint.
-    vacant: bool,
+    /// Leads that nobody has, for nobody was there to appoint.
+    vacant: Vec<usize>,
     /// The session is over.
     over: bool,
     /// Threads there are beside the first.
     threads: usize,
     /// Names of threads are numbers.
     named: usize,
-    /// Those that wait to be appointed. One that is taken out leads.
+    /// Those that wait to be appointed.
     parked: Vec<Thread>,
+    /// Those that were, but have not seen it yet.
+    appointed: Vec<(ThreadId, usize)>,
+}
+
+impl Seats {
+    /// Gives a lead to a parked thread; false when there is none.
+    fn appoint(&mut self, lead: usize) -> bool {
+        let Some(thread) = self.parked.pop() else { return false };
+        self.appointed.push((thread.id(), lead));
+        thread.unpark();
+        true
+    }
+
+    /// The vacant lead that matters most.
+    fn take_vacant(&mut self) -> Option<usize> {
+        let (at, _) = self.vacant.iter().enumerate().min_by_key(|(_, lead)| **lead)?;
+        Some(self.vacant.swap_remove(at))
+    }
+
+    /// The lead that a thread was appointed to.
+    fn take_appointed(&mut self, thread: ThreadId) -> Option<usize> {
+        let at = self.appointed.iter().position(|(id, _)| *id == thread)?;
+        Some(self.appointed.swap_remove(at).1)
+    }
 }
 
 impl Pool {
-    /// The leader has got a request.
-    pub fn begins(&self) -> Turn {
-        // Before the bell is looked at: the watchdog looks here after it has hung it up.
-        let beat = self.beat.fetch_add(1, Ordering::SeqCst) + 1;
-        self.bell.ring();
-        Turn(beat)
+    fn lead(&self, number: usize) -> Option<&Lead> {
+        self.leads.get(number)
     }
 
-    /// The number of the request that is being answered, if one is, or of the wait for the next.
-    pub fn beat(&self) -> u64 {
-        self.beat.load(Ordering::SeqCst)
+    /// The thread of a lead has got a request.
+    pub fn begins(&self, lead: usize) -> Turn {
+        // Before the bell is looked at: the watchdog looks here after it has hung it up.
+        let beat = self.lead(lead).map_or(0, |l| l.beat.fetch_add(1, Ordering::SeqCst) + 1);
+        self.bell.ring();
+        Turn { lead, beat }
+    }
+
+    /// The beats of all leads, `None` for closed ones: see [`Pool::answering`].
+    pub fn beats(&self) -> [Option<u64>; LEADS] {
+        let mut first = true;
+        self.leads.each_ref().map(|lead| {
+            let open = std::mem::take(&mut first) || lead.state.load(Ordering::SeqCst) != CLOSED;
+            open.then(|| lead.beat.load(Ordering::SeqCst))
+        })
     }
 
     /// Whether a beat is that of an answer.
@@ -93,25 +149,58 @@ impl Pool {
     }
 
     /// Takes the lead from whoever answers this request; false when that is over, or was done before.
-    fn take(&self, beat: u64) -> bool {
-        self.beat.compare_exchange(beat, beat + 1, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+    fn take(&self, turn: Turn) -> bool {
+        let next = turn.beat + 1;
+        self.lead(turn.lead).is_some_and(|l| {
+            l.beat.compare_exchange(turn.beat, next, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        })
     }
 
-    /// Unless the answer with this number is finished, or another leads already: another leads.
-    pub fn depose(&self, session: &Arc<Session>, beat: u64) {
-        if self.take(beat) {
-            self.appoint(session);
-        }
+    /// Changes the state of a lead, if it is `from`.
+    fn turns(&self, lead: usize, from: u8, to: u8) -> bool {
+        self.lead(lead).is_some_and(|l| {
+            l.state.compare_exchange(from, to, Ordering::SeqCst, Ordering::SeqCst).is_ok()
+        })
     }
 
-    /// The same for the leader itself, before an answer that may take long.
+    /// Unless the answer with this number is finished, or the lead was passed on already: another
+    /// thread has it.
+    pub fn depose(&self, session: &Arc<Session>, lead: usize, beat: u64) {
+        self.pass_on(session, Turn { lead, beat });
+    }
+
+    /// The same for the thread itself, before an answer that may take long.
     pub fn pass_on(&self, session: &Arc<Session>, turn: Turn) {
-        self.depose(session, turn.0);
+        if self.take(turn) && !self.turns(turn.lead, CLOSING, CLOSED) {
+            self.appoint(session, turn.lead);
+        }
     }
 
     /// The answer is finished. What the thread has to do next.
     pub fn finished(&self, turn: Turn) -> Next {
-        if self.take(turn.0) { Next::Lead } else { Next::Park }
+        if self.take(turn) && !self.turns(turn.lead, CLOSING, CLOSED) {
+            Next::Lead(turn.lead)
+        } else {
+            Next::Park
+        }
+    }
+
+    /// Opens one more lead, where there may be one.
+    pub fn open(&self, session: &Arc<Session>) {
+        for lead in 1..LEADS {
+            if self.turns(lead, CLOSING, OPEN) {
+                return;
+            }
+            if self.turns(lead, CLOSED, OPEN) {
+                self.appoint(session, lead);
+                return;
+            }
+        }
+    }
+
+    /// Closes the lead that was opened last; false when there is only the first.
+    pub fn close(&self) -> bool {
+        (1..LEADS).rev().any(|lead| self.turns(lead, OPEN, CLOSING))
     }
 
     /// Waits until the calling thread is appointed, or is one too many.
@@ -122,8 +211,8 @@ impl Pool {
             if seats.over {
                 return Next::End;
             }
-            if std::mem::take(&mut seats.vacant) {
-                return Next::Lead;
+            if let Some(lead) = seats.take_vacant() {
+                return Next::Lead(lead);
             }
             seats.parked.push(std::thread::current());
             seats.parked.len() <= SPARE
@@ -139,35 +228,33 @@ impl Pool {
             if seats.over {
                 return Next::End;
             }
-            let Some(place) = seats.parked.iter().position(|t| t.id() == me) else {
-                return Next::Lead;
-            };
+            if let Some(lead) = seats.take_appointed(me) {
+                return Next::Lead(lead);
+            }
             // Those that stay are at the bottom, for it is always the last that is appointed.
             if !stays && Instant::now() >= end {
-                seats.parked.remove(place);
+                seats.parked.retain(|t| t.id() != me);
                 return Next::End;
             }
         }
     }
 
-    /// Chooses a new leader.
-    fn appoint(&self, session: &Arc<Session>) {
+    /// Chooses a thread for a lead.
+    fn appoint(&self, session: &Arc<Session>, lead: usize) {
         {
             let mut seats = self.seats.lock();
-            if let Some(thread) = seats.parked.pop() {
-                thread.unpark();
+            if seats.appoint(lead) {
                 return;
             }
             if seats.over || seats.threads >= MOST {
-                seats.vacant = true; // for the first that finishes its work
+                seats.vacant.push(lead); // for the first that finishes its work
                 return;
             }
         }
-        if !self.start(session, Next::Lead) {
+        if !self.start(session, Next::Lead(lead)) {
             let mut seats = self.seats.lock();
-            match seats.parked.pop() {
-                Some(thread) => thread.unpark(),
-                None => seats.vacant = true,
+            if !seats.appoint(lead) {
+                seats.vacant.push(lead);
             }
         }
     }

@@ -131,7 +131,7 @@ impl Session {
         for _ in 1..self.policy.threads.max(1) {
             self.pool.start(self, Next::Park);
         }
-        let mut done = self.serve(Next::Lead);
+        let mut done = self.serve(Next::Lead(0));
         done = done.and(self.pool.join());
         self.pool.bell.end();
         if watching.join().is_err() {
@@ -160,9 +160,9 @@ impl Session {
             next = match next {
                 Next::Park => self.pool.park(),
                 Next::End => return Ok(()),
-                Next::Lead => match sys::fuse::receive(self.device.as_fd(), &mut buf) {
+                Next::Lead(lead) => match sys::fuse::receive(self.device.as_fd(), &mut buf) {
                     Ok(n) => {
-                        let turn = self.pool.begins();
+                        let turn = self.pool.begins(lead);
                         let request = buf.get(..n).ok_or(Errno::EIO);
                         match request.and_then(|r| self.handle(turn, r, &mut scratch)) {
                             Ok(()) => self.pool.finished(turn),
@@ -173,7 +173,7 @@ impl Session {
                         }
                     }
                     // ENOENT: the request was interrupted before we could read it.
-                    Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => Next::Lead,
+                    Err(Errno::EINTR | Errno::EAGAIN | Errno::ENOENT) => next,
                     Err(e) => {
                         self.pool.end();
                         match e {

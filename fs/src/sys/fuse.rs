@@ -22,6 +22,14 @@ pub fn receive(fd: BorrowedFd<'_>, buf: &mut [u8]) -> Result<usize> {
         .map(|n| n as usize)
 }
 
+/// Whether a request waits to be read.
+pub fn waits(fd: BorrowedFd<'_>) -> bool {
+    let mut poll = libc::pollfd { fd: raw(fd), events: libc::POLLIN, revents: 0 };
+    // SAFETY: one structure, as stated.
+    let n = unsafe { libc::poll(&raw mut poll, 1, 0) };
+    n > 0 && poll.revents & libc::POLLIN != 0
+}
+
 /// Writes one reply; the device takes it whole or not at all.
 pub fn send(fd: BorrowedFd<'_>, parts: &[IoSlice<'_>]) -> Result<()> {
     // SAFETY: IoSlice has the layout of iovec.
