@@ -33,6 +33,7 @@
 //! | [`monitor`] | one process per container: supervises, keeps the state true | processes, `container` |
 //! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
 //! | [`network`] | bridges, addresses, published ports, names; user-mode networking | the machine's and the container's network |
+//! | [`seccomp`] | profiles of system calls → programs for the kernel | nothing: pure |
 //! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
 //! | [`executable`] | this program's own file, kept from being written by a container | this process |
 //! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
@@ -57,6 +58,7 @@ pub mod probe;
 pub mod reference;
 pub mod rootfs;
 pub mod sandbox;
+pub mod seccomp;
 pub mod spec;
 pub mod store;
 pub mod sys;

@@ -32,7 +32,7 @@ use std::path::{Path, PathBuf};
 use nix::errno::Errno;
 use nix::fcntl::{OFlag, open};
 use nix::mount::{MntFlags, umount2};
-use nix::sched::{CloneFlags, setns};
+use nix::sched::{CloneFlags, setns, unshare};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::stat::{Mode, umask};
@@ -188,6 +188,14 @@ fn join(plan: &Plan) -> Result<(), Error> {
     ] {
         if let Namespace::Join(path) = namespace {
             join_one(path, kind)?;
+        }
+    }
+    if namespaces.cgroup == Namespace::New {
+        // Now, and not at the clone: this process is in the container's group only since then.
+        match unshare(CloneFlags::CLONE_NEWCGROUP) {
+            // A kernel without control groups.
+            Ok(()) | Err(Errno::EINVAL) => {}
+            Err(errno) => return Err(step("make a control group namespace")(errno)),
         }
     }
     Ok(())

@@ -10,4 +10,5 @@ pub mod descriptor;
 pub mod mount;
 pub mod network;
 pub mod process;
+pub mod seccomp;
 pub mod tty;

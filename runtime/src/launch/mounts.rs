@@ -4,13 +4,13 @@ use std::ffi::CString;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::Error;
+use super::{Error, Partners};
 use crate::container::Container;
-use crate::container::config::{self, MountKind};
+use crate::container::config::{self, MountKind, Sharing};
 use crate::sandbox::For;
 use crate::sandbox::plan::{Mount, Propagation, Source};
 use crate::spec::Network;
-use crate::sys::mount::{NODEV, NOEXEC, NOSUID, PRIVATE, RDONLY, STRICTATIME};
+use crate::sys::mount::{NODEV, NOEXEC, NOSUID, PRIVATE, RDONLY, SHARED, SLAVE, STRICTATIME};
 use crate::userns;
 
 /// The group that owns terminals on every distribution.
@@ -78,10 +78,17 @@ fn group_is_mapped(group: u32) -> bool {
 }
 
 /// All mounts of a container.
-pub fn all(container: &Container) -> Result<Vec<Mount>, Error> {
+pub(super) fn all(container: &Container, partners: &Partners) -> Result<Vec<Mount>, Error> {
     let config = &container.config;
+    let isolation = &config.isolation;
     let hardened = NOSUID | NODEV | NOEXEC;
-    let mut all = vec![kernel("/proc", "proc", &[], hardened)?];
+    let mut all = Vec::new();
+    all.push(if userns::inside() && isolation.pid == Sharing::Host {
+        // A new procfs needs privileges over the processes that it shows.
+        bind("/proc".into(), "/proc".into(), hardened, true, For::Engine)
+    } else {
+        kernel("/proc", "proc", &[], hardened)?
+    });
     let dev = ["mode=755", "size=65536k"];
     all.push(kernel("/dev", "tmpfs", &dev, NOSUID | NODEV | STRICTATIME)?);
     let group = format!("gid={TTY_GROUP}");
@@ -90,10 +97,8 @@ pub fn all(container: &Container) -> Result<Vec<Mount>, Error> {
         pts.push(&group);
     }
     all.push(kernel("/dev/pts", "devpts", &pts, NOSUID | NOEXEC)?);
-    let size = format!("size={}", config.limits.shm_size.unwrap_or(SHM_SIZE));
-    all.push(kernel("/dev/shm", "tmpfs", &["mode=1777", &size], hardened)?);
-    all.push(kernel("/dev/mqueue", "mqueue", &[], hardened)?);
-    let sys = if config.isolation.privileged { hardened } else { RDONLY | hardened };
+    all.extend(shared_memory(container, partners)?);
+    let sys = if isolation.privileged { hardened } else { RDONLY | hardened };
     all.push(if userns::inside() && config.network.mode == Network::Host {
         // A new sysfs needs privileges over the network namespace that it shows.
         bind("/sys".into(), "/sys".into(), sys, true, For::Engine)
@@ -108,24 +113,93 @@ pub fn all(container: &Container) -> Result<Vec<Mount>, Error> {
         }
     }
     all.extend(own);
+    // One that was asked for replaces the usual one, as in Docker.
+    let targets: Vec<PathBuf> = config.mounts.iter().map(|mount| mount.target.path()).collect();
+    let mut number = all.len();
+    all.retain(|mount| {
+        number = number.saturating_sub(1);
+        number < targets.len() || !targets.contains(&mount.target)
+    });
     Ok(all)
+}
+
+/// /dev/shm and /dev/mqueue.
+fn shared_memory(container: &Container, partners: &Partners) -> Result<Vec<Mount>, Error> {
+    let hardened = NOSUID | NODEV | NOEXEC;
+    let ipc = &container.config.isolation.ipc;
+    let mut all = Vec::new();
+    match (ipc, partners.ipc) {
+        (Sharing::None, _) => {}
+        (Sharing::Host, _) => {
+            all.push(bind("/dev/shm".into(), "/dev/shm".into(), 0, true, For::Engine));
+        }
+        (_, Some(pid)) => {
+            let theirs = PathBuf::from(format!("/proc/{pid}/root/dev/shm"));
+            all.push(bind(theirs, "/dev/shm".into(), 0, false, For::Engine));
+        }
+        _ => {
+            let size = container.config.limits.shm_size.unwrap_or(SHM_SIZE);
+            let size = format!("size={size}");
+            all.push(kernel("/dev/shm", "tmpfs", &["mode=1777", &size], hardened)?);
+        }
+    }
+    let mut queues = kernel("/dev/mqueue", "mqueue", &[], hardened)?;
+    // A new one needs privileges over the queues that it shows.
+    queues.optional = *ipc == Sharing::Host;
+    all.push(queues);
+    Ok(all)
+}
+
+/// The options of a tmpfs, apart into those of the mount and those of the filesystem. Docker's
+/// are noexec, nosuid and nodev unless the opposite is said.
+fn tmpfs(target: &str, options: &[String], read_only: bool) -> Result<Mount, Error> {
+    let mut set = NOSUID | NODEV | NOEXEC;
+    if read_only {
+        set |= RDONLY;
+    }
+    let mut rest = Vec::new();
+    for option in options {
+        match option.as_str() {
+            "ro" => set |= RDONLY,
+            "rw" => set &= !RDONLY,
+            "exec" => set &= !NOEXEC,
+            "noexec" => set |= NOEXEC,
+            "suid" => set &= !NOSUID,
+            "nosuid" => set |= NOSUID,
+            "dev" => set &= !NODEV,
+            "nodev" => set |= NODEV,
+            other => rest.push(other),
+        }
+    }
+    let mut mount = kernel(target, "tmpfs", &rest, set)?;
+    mount.by = For::User;
+    Ok(mount)
 }
 
 fn asked_for(mount: &config::Mount) -> Result<Mount, Error> {
     let target = mount.target.path();
     let mut set = if mount.read_only { RDONLY } else { 0 };
-    let made = match &mount.kind {
-        MountKind::Bind { source } => {
-            let source = source.path();
-            // Devices open only where the user gave some; a container may make nodes elsewhere.
-            if source.is_dir() && !source.starts_with("/dev") {
-                set |= NODEV;
-            }
-            bind(source, target, set, !mount.non_recursive, For::User)
+    let source = match &mount.kind {
+        MountKind::Bind { source } => source.path(),
+        MountKind::Tmpfs { options } => {
+            return tmpfs(&target.to_string_lossy(), options, mount.read_only);
         }
-        MountKind::Volume { .. } | MountKind::Tmpfs { .. } => {
-            return Err(Error::Nul(target.display().to_string()));
+        MountKind::Volume { name, .. } => {
+            return Err(Error::Nul(name.clone()));
         }
+    };
+    // Devices open only where the user gave some; a container may make nodes elsewhere.
+    if source.is_dir() && !source.starts_with("/dev") {
+        set |= NODEV;
+    }
+    let mut made = bind(source, target, set, !mount.non_recursive, For::User);
+    made.propagation = match mount.propagation {
+        config::Propagation::Rprivate => Propagation { kind: PRIVATE, recursive: true },
+        config::Propagation::Private => Propagation { kind: PRIVATE, recursive: false },
+        config::Propagation::Rslave => Propagation { kind: SLAVE, recursive: true },
+        config::Propagation::Slave => Propagation { kind: SLAVE, recursive: false },
+        config::Propagation::Rshared => Propagation { kind: SHARED, recursive: true },
+        config::Propagation::Shared => Propagation { kind: SHARED, recursive: false },
     };
     Ok(made)
 }

@@ -1,6 +1,8 @@
 //! What is hidden and what is read-only below /proc and /sys, as in Docker.
 
-use std::path::PathBuf;
+use std::fs;
+use std::os::unix::fs::FileTypeExt;
+use std::path::{Path, PathBuf};
 
 use crate::container::config::Isolation;
 
@@ -29,6 +31,31 @@ fn unless_shown(isolation: &Isolation, paths: &[&str]) -> Vec<PathBuf> {
         return Vec::new();
     }
     paths.iter().map(PathBuf::from).collect()
+}
+
+/// Directories of `/dev` that are filesystems of the container's own.
+const OWN: [&str; 5] = ["pts", "shm", "mqueue", "fd", "console"];
+
+/// All device nodes of this machine, for a privileged container.
+pub fn machines_devices() -> Vec<PathBuf> {
+    fn gather(dir: &Path, depth: usize, found: &mut Vec<PathBuf>) {
+        // What cannot be listed is not shown.
+        for entry in fs::read_dir(dir).into_iter().flatten().flatten() {
+            let Ok(kind) = entry.file_type() else { continue };
+            let own = OWN.iter().any(|name| entry.file_name() == *name) && depth == 0;
+            if kind.is_char_device() || kind.is_block_device() {
+                if !own {
+                    found.push(entry.path());
+                }
+            } else if kind.is_dir() && !own && depth < 8 {
+                gather(&entry.path(), depth.saturating_add(1), found);
+            }
+        }
+    }
+    let mut found = Vec::new();
+    gather(Path::new("/dev"), 0, &mut found);
+    found.retain(|path| path != Path::new("/dev/ptmx"));
+    found
 }
 
 /// Paths that are hidden.

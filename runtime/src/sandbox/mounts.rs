@@ -30,6 +30,9 @@ pub fn furnish(
         Streams::Terminal(size) => Some(device::open_terminal(root, size.as_ref())?),
         Streams::Separate(_) => None,
     };
+    for (name, value) in &plan.sysctls {
+        set_kernel(root, name, value)?;
+    }
     for path in &plan.read_only_paths {
         read_only(root, path)?;
     }
@@ -84,6 +87,14 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
         mount::change(tree.as_fd(), wanted.propagation.recursive, propagation).map_err(failed())?;
     }
     mount::attach(tree.as_fd(), place.as_fd()).map_err(failed())
+}
+
+/// Sets a kernel setting of the container's namespaces.
+fn set_kernel(root: &Root, name: &str, value: &str) -> Result<(), Error> {
+    let path = Path::new("/proc/sys").join(name.replace('.', "/"));
+    let failed = || step(format!("set the kernel's {name} to {value:?}"));
+    let file = root.open_for_writing(&path).map_err(failed())?;
+    nix::unistd::write(&file, value.as_bytes()).map(drop).map_err(failed())
 }
 
 fn read_only(root: &Root, path: &Path) -> Result<(), Error> {

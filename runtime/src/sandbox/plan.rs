@@ -232,6 +232,10 @@ pub struct Process {
     pub rlimits: Vec<Rlimit>,
     /// Whether set-user-ID programs give nothing.
     pub no_new_privileges: bool,
+    /// The system calls that are allowed; none for all.
+    pub seccomp: Option<crate::seccomp::Program>,
+    /// The AppArmor profile of the command; none for the machine's default.
+    pub apparmor: Option<String>,
     /// For the kernel's choice whom to kill when memory ends.
     pub oom_score_adj: Option<i32>,
     /// The file creation mask.

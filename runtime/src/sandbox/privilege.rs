@@ -3,12 +3,14 @@
 use nix::errno::Errno;
 use nix::sys::prctl;
 use nix::unistd::{Gid, Uid, fchown, setgid, setgroups, setuid};
-use std::io;
 use std::os::fd::AsFd;
+use std::path::Path;
+use std::{fs, io};
 
 use super::plan::Process;
 use super::{Error, step};
 use crate::spec::user::Identity;
+use crate::sys;
 use crate::sys::capability::{self, CapabilitySet};
 
 /// Gives the streams to the user, so that it can open /dev/stdout again. Where that cannot be
@@ -27,6 +29,16 @@ pub fn own_streams(identity: &Identity) {
 /// still allowed.
 pub fn drop_to(identity: &Identity, process: &Process) -> Result<(), Error> {
     let user_namespace = process.user_namespace;
+    if let Some(profile) = &process.apparmor {
+        confine(profile)?;
+    }
+    if process.no_new_privileges {
+        prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    }
+    // Without no_new_privileges only now: it takes the capability that is given up below.
+    if let Some(program) = process.seccomp.as_ref().filter(|_| !process.no_new_privileges) {
+        sys::seccomp::install(program).map_err(step("limit the system calls"))?;
+    }
     let wanted = &process.capabilities;
     capability::bound(wanted.bounding).map_err(step("limit the capabilities"))?;
     let keep = identity.uid != 0 && !wanted.only_for_root;
@@ -56,10 +68,28 @@ pub fn drop_to(identity: &Identity, process: &Process) -> Result<(), Error> {
     };
     capability::set(effective, permitted, wanted.inheritable, wanted.ambient)
         .map_err(step("limit the capabilities"))?;
-    if process.no_new_privileges {
-        prctl::set_no_new_privs().map_err(step("forbid new privileges"))?;
+    if let Some(program) = process.seccomp.as_ref().filter(|_| process.no_new_privileges) {
+        sys::seccomp::install(program).map_err(step("limit the system calls"))?;
     }
     Ok(())
+}
+
+/// Asks AppArmor to confine the command, where this machine has it; `unconfined` is no request.
+fn confine(profile: &str) -> Result<(), Error> {
+    let file = ["/proc/self/attr/apparmor/exec", "/proc/self/attr/exec"]
+        .into_iter()
+        .find(|file| Path::new(file).exists());
+    let Some(file) = file.filter(|_| profile != "unconfined" && has_apparmor()) else {
+        return Ok(());
+    };
+    fs::write(file, format!("exec {profile}"))
+        .map_err(|error| Error::Io(format!("apply the AppArmor profile {profile}"), error))
+}
+
+fn has_apparmor() -> bool {
+    Path::new("/proc/self/attr/apparmor").exists()
+        || fs::read_to_string("/sys/module/apparmor/parameters/enabled")
+            .is_ok_and(|text| text.starts_with('Y'))
 }
 
 fn unmapped(errno: Errno, kind: &'static str, id: u32) -> Error {

@@ -53,7 +53,7 @@ fn failed(what: &'static str) -> impl FnOnce(Errno) -> Failed {
     }
 }
 
-/// The namespaces that the clone makes.
+/// The namespaces that the clone makes; that of control groups comes later, in `join`.
 fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
     let mut flags = CloneFlags::CLONE_NEWNS;
     for (namespace, flag) in [
@@ -61,7 +61,6 @@ fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
         (&namespaces.uts, CloneFlags::CLONE_NEWUTS),
         (&namespaces.ipc, CloneFlags::CLONE_NEWIPC),
         (&namespaces.network, CloneFlags::CLONE_NEWNET),
-        (&namespaces.cgroup, CloneFlags::CLONE_NEWCGROUP),
     ] {
         flags.set(flag, *namespace == Namespace::New);
     }
@@ -72,16 +71,9 @@ fn clone_flags(namespaces: &Namespaces) -> CloneFlags {
 /// Clones PID 1. Called in a process of one thread.
 fn clone(namespaces: &Namespaces) -> nix::Result<Side> {
     let flags = clone_flags(namespaces);
-    let fork = |flags| match &namespaces.pid {
+    match &namespaces.pid {
         Namespace::Join(path) => sys::process::fork_beside(path, flags),
         Namespace::New | Namespace::Host => sys::process::fork_into(flags),
-    };
-    match fork(flags) {
-        // A kernel without cgroups has no namespace for them.
-        Err(Errno::EINVAL) if flags.contains(CloneFlags::CLONE_NEWCGROUP) => {
-            fork(flags & !CloneFlags::CLONE_NEWCGROUP)
-        }
-        other => other,
     }
 }
 
