@@ -142,6 +142,13 @@ impl World {
         self.start();
     }
 
+    /// Puts packed layers that the test made on top of the lowers, topmost first: indexes.
+    pub fn mount_below(&mut self, indexes: &[PathBuf]) {
+        self.digests = self.lowers.iter().map(|l| tree::read(l, Depth::Digest)).collect();
+        self.given = indexes.iter().chain(&self.lowers).cloned().collect();
+        self.start();
+    }
+
     fn start(&mut self) {
         let server = self.sut.mount(&sut::Layers {
             dir: &self.dir,
