@@ -31,7 +31,7 @@
 //!
 //! The overlay core runs without a mount: tests and the container engine use it as a library.
 //! Locks and their order: `docs/concurrency.md`. What is promised: `docs/semantics.md`. What is
-//! stored: `docs/on-disk.md`.
+//! stored: `docs/on-disk.md`, and for packed layers `docs/layer-format.md`.
 
 pub mod acl;
 pub mod attr;

@@ -76,7 +76,12 @@ const PARTS: &[(Part, &str)] = &[
 
 /// Every option that is known.
 pub const OPTIONS: &[Opt] = &[
-    opt(Layers, "lowerdir", "A[:B…]", "read-only layers, topmost first"),
+    opt(
+        Layers,
+        "lowerdir",
+        "A[:B…]",
+        "read-only layers, topmost first: directories, or indexes of packed layers",
+    ),
     opt(Layers, "lowerdir+", "DIR", "one more layer below those given so far"),
     opt(Layers, "upperdir", "DIR", "takes all changes; without it the mount is read-only"),
     opt(Layers, "workdir", "DIR", "scratch directory on the same filesystem as upperdir"),
