@@ -9,6 +9,8 @@ mod diff;
 mod image;
 mod info;
 mod inspect;
+mod network;
+mod port;
 mod ps;
 mod rm;
 mod run;
@@ -67,6 +69,10 @@ enum Command {
     History(image::history::Args),
     /// Show everything about objects of any kind
     Inspect(inspect::Args),
+    /// Manage networks
+    Network(network::Args),
+    /// Show where a container's published ports are reached
+    Port(port::Args),
     /// Show what this machine allows and what was chosen
     Info,
     /// Show the version
@@ -252,6 +258,8 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Tag(args) => image::tag::run(&args, &context),
         Command::History(args) => image::history::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args, &context),
+        Command::Network(args) => network::run(args, &context),
+        Command::Port(args) => port::run(&args, &context),
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }

@@ -129,6 +129,11 @@ impl Container {
         record::write(&self.dir.join("state.json"), &self.state)
     }
 
+    /// Replaces the configuration on disk, atomically.
+    pub fn save_config(&self) -> Result<(), Error> {
+        record::write(&self.dir.join("config.json"), &self.config)
+    }
+
     /// Whether anything of it lives.
     pub fn alive(&self) -> Result<bool, Error> {
         Ok(Lock::probe(&self.dir)? == lock::Holder::Somebody)

@@ -4,6 +4,7 @@
 //! Reads the configuration and a few facts about this machine; changes nothing.
 
 mod mounts;
+pub mod network;
 mod paths;
 
 use std::ffi::OsString;
@@ -14,7 +15,7 @@ use crate::container::{Container, Containers};
 use crate::sandbox::plan::{
     Capabilities, Device, Namespace, Namespaces, Plan, Process, Rlimit, User, UserNamespace,
 };
-use crate::spec::{Network, capability, quantity};
+use crate::spec::{capability, quantity};
 use crate::sys::capability::CapabilitySet;
 use crate::sys::mount::NODEV;
 use crate::{seccomp, userns};
@@ -34,6 +35,9 @@ pub enum Error {
     /// A namespace of a container that has none.
     #[error("cannot join the namespaces of container {0}: it is not running")]
     NotRunning(String),
+    /// The container whose network is to be shared is not there.
+    #[error("cannot join network of a non running container: {0}")]
+    NoNetwork(String),
     /// Shared memory that is not to be shared.
     #[error(
         "cannot join IPC of container {0}: non-shareable IPC (hint: use IpcMode:shareable for the \
@@ -62,8 +66,8 @@ pub fn plan(container: &Container) -> Result<Plan, Error> {
         rootfs_read_only: isolation.read_only,
         hostname: (!host_uts).then(|| config.hostname.clone().into()),
         domainname: (!config.domainname.is_empty()).then(|| config.domainname.clone().into()),
-        namespaces: namespaces(isolation, config.network.mode, &partners),
-        loopback: config.network.mode == Network::None,
+        namespaces: namespaces(isolation, network::namespace(container)?, &partners),
+        loopback: config.network.own_namespace(),
         mounts: mounts::all(container, &partners)?,
         devices: devices(isolation),
         masked: paths::masked(isolation),
@@ -149,7 +153,7 @@ fn init_of(container: &Container, name: &str) -> Result<i32, Error> {
     }
 }
 
-fn namespaces(isolation: &Isolation, network: Network, partners: &Partners) -> Namespaces {
+fn namespaces(isolation: &Isolation, network: Namespace, partners: &Partners) -> Namespaces {
     let of = |sharing: &Sharing, partner: Option<i32>, kind: &str| match (sharing, partner) {
         (Sharing::Host, _) => Namespace::Host,
         (_, Some(pid)) => Namespace::Join(PathBuf::from(format!("/proc/{pid}/ns/{kind}"))),
@@ -159,10 +163,7 @@ fn namespaces(isolation: &Isolation, network: Network, partners: &Partners) -> N
         pid: of(&isolation.pid, partners.pid, "pid"),
         uts: of(&isolation.uts, None, "uts"),
         ipc: of(&isolation.ipc, partners.ipc, "ipc"),
-        network: match network {
-            Network::None => Namespace::New,
-            Network::Host => Namespace::Host,
-        },
+        network,
         cgroup: of(&isolation.cgroup, None, "cgroup"),
         user: UserNamespace::Host,
     }

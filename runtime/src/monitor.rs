@@ -23,6 +23,8 @@ use serde::{Deserialize, Serialize};
 use crate::container::lock::Lock;
 use crate::container::record::now;
 use crate::container::{Container, Containers, KILLED, Live, Process, Status};
+use crate::launch;
+use crate::network::Attached;
 use crate::rootfs::{self, Lower, Rootfs};
 use crate::sandbox::{self, Begun, Failed, Plan, Streams};
 use crate::sys;
@@ -102,6 +104,7 @@ struct Running {
     rootfs: Rootfs,
     terminal: Option<OwnedFd>,
     made: Vec<PathBuf>,
+    network: Option<Attached>,
 }
 
 /// Runs a container to its end. The exit code is that of this process; the command line listens
@@ -196,7 +199,12 @@ fn start(
     control: BorrowedFd<'_>,
 ) -> Result<Running, Failure> {
     let rootfs = Rootfs::mount(lower, &container.dir, lock.as_fd(), control)?;
-    match sandbox::start(plan, streams, |_| Ok(())) {
+    let mut network = None;
+    let started = sandbox::start(plan, streams, |init| {
+        network = Some(launch::network::attach(container, init).map_err(|e| e.to_string())?);
+        Ok(())
+    });
+    match started {
         Ok(Begun { init, made, terminal, .. }) => {
             container.state.begin(Live {
                 init: Process::note(init.pid),
@@ -205,7 +213,7 @@ fn start(
                 since: now(),
             });
             container.state.mountpoints = made.iter().cloned().map(Into::into).collect();
-            let running = Running { init, rootfs, terminal, made };
+            let running = Running { init, rootfs, terminal, made, network };
             if let Err(error) = container.save() {
                 supervise_end(running)?;
                 return Err(error.into());
@@ -213,6 +221,10 @@ fn start(
             Ok(running)
         }
         Err(Failed { exit_code, message, made }) => {
+            if let Some(mut network) = network {
+                // Why it did not start is what to say; what stays counts for nothing.
+                network.detach().ok();
+            }
             rootfs.remove_mountpoints(&made);
             rootfs.unmount()?;
             Err(Failure { exit_code, message })
@@ -224,8 +236,10 @@ fn start(
 fn supervise_end(running: Running) -> Result<u8, Failure> {
     sys::process::kill(running.init.as_fd(), Signal::SIGKILL as i32).ok();
     let code = running.init.wait().map_err(failed("wait for PID 1"))?;
+    let network = running.network.map_or(Ok(()), |mut network| network.detach());
     running.rootfs.remove_mountpoints(&running.made);
     running.rootfs.unmount()?;
+    network.map_err(|error| Failure { exit_code: ENGINE_ERROR, message: error.to_string() })?;
     Ok(code)
 }
 

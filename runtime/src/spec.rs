@@ -12,21 +12,8 @@ pub mod volume;
 use std::ffi::OsString;
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
-
 /// The directories searched for commands when neither image nor user says.
 pub const DEFAULT_PATH: &str = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-
-/// Which network a container sees.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Network {
-    /// Its own, with nothing but a loopback interface.
-    #[default]
-    None,
-    /// This machine's.
-    Host,
-}
 
 /// How an image wants to be run.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]

@@ -86,7 +86,7 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     let name = name
         .into_string()
         .map_err(|name| engine(format!("invalid reference format: {}", name.display())))?;
-    let network = options.network.read()?;
+    let mut network = options.network.read()?;
     let isolation = options.isolation.read()?;
     let limits = options.limits.read()?;
     let life = options.life.read()?;
@@ -98,6 +98,7 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     let store = context.store().map_err(|failure| engine(failure.message))?;
     let guard = store.lock_shared().map_err(engine)?;
     let chosen = image::choose(&store, &name)?;
+    network.complete(&chosen.exposed_ports, &containers)?;
     let mut process = options.process.read(&chosen.defaults, words.collect())?;
     mounts::make_sources(&mounts)?;
     let (container, lock) = containers
@@ -124,10 +125,9 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
         })
         .map_err(engine)?;
     drop(guard);
-    let made =
-        files::write(&container.dir, &container.config.hostname, container.config.network.mode)
-            .map_err(engine)
-            .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine));
+    let made = files::write(&container.dir, &container.config.hostname, &container.config.network)
+        .map_err(engine)
+        .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine));
     match made {
         Ok(()) => Ok(Created { containers, container, lock }),
         Err(failure) => {

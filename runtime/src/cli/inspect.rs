@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Failure, image, print};
+use super::{Context, Failure, image, network, print};
 use crate::template::Template;
 
 /// Exit code of Docker's `inspect` for a template that is none.
@@ -23,7 +23,10 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are tried.
-const KINDS: [Kind; 1] = [Kind { name: "image", find: image::inspect::find }];
+const KINDS: [Kind; 2] = [
+    Kind { name: "image", find: image::inspect::find },
+    Kind { name: "network", find: network::find },
+];
 
 /// `cowl inspect`
 #[derive(Debug, clap::Args)]

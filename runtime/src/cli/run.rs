@@ -16,7 +16,7 @@ use crate::rootfs::Lower;
 use crate::sandbox::Streams;
 use crate::sys::process::{Child, Side};
 use crate::terminal::{self, Copying, OurEnds, Raw};
-use crate::{launch, sys};
+use crate::{launch, network, sys};
 
 /// `cowl run`
 #[derive(Debug, clap::Args)]
@@ -161,6 +161,9 @@ impl Attached {
             }
             (None, None) => return Err(engine("the monitor sent no terminal")),
         };
+        for warning in network::present(&self.container.dir)?.unwrap_or_default().warnings {
+            complain(&warning);
+        }
         copying.resize(); // it may have changed since the start
         let outcome = self.attend(&init, &copying);
         match outcome? {

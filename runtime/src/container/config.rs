@@ -9,7 +9,6 @@
 mod isolation;
 mod limits;
 mod mounts;
-mod network;
 mod process;
 
 use std::collections::BTreeMap;
@@ -17,13 +16,13 @@ use std::collections::BTreeMap;
 pub use isolation::{Device, DeviceRule, Isolation, Sharing};
 pub use limits::{Limits, Ulimit};
 pub use mounts::{Mount, MountKind, Propagation};
-pub use network::Network;
 pub use process::Process;
 use serde::{Deserialize, Serialize};
 
 use super::ContainerId;
 use super::life::Life;
 use super::record::Bytes;
+pub use crate::network::Settings as Network;
 
 /// The format written by this version.
 pub const VERSION: u32 = 1;

@@ -5,14 +5,7 @@ use std::io;
 use std::path::Path;
 
 use super::{Error, io_error};
-use crate::spec::Network;
-
-const HOSTS: &str = "127.0.0.1\tlocalhost\n\
-    ::1\tlocalhost ip6-localhost ip6-loopback\n\
-    fe00::\tip6-localnet\n\
-    ff00::\tip6-mcastprefix\n\
-    ff02::1\tip6-allnodes\n\
-    ff02::2\tip6-allrouters\n";
+use crate::network::{Mode, Settings, hosts};
 
 /// The machine's file, or nothing where it has none.
 fn machines(path: &Path) -> Result<Vec<u8>, Error> {
@@ -23,13 +16,24 @@ fn machines(path: &Path) -> Result<Vec<u8>, Error> {
     }
 }
 
-/// Writes `hosts`, `hostname` and `resolv.conf` into a container's directory.
-pub fn write(dir: &Path, hostname: &str, network: Network) -> Result<(), Error> {
-    let hosts = match network {
-        Network::Host => machines(Path::new("/etc/hosts"))?,
-        Network::None => HOSTS.into(),
+/// Writes `hosts`, `hostname` and `resolv.conf` into a container's directory. What depends on its
+/// addresses is added when it starts.
+pub fn write(dir: &Path, hostname: &str, network: &Settings) -> Result<(), Error> {
+    let machines_resolver = machines(Path::new("/etc/resolv.conf"))?;
+    let (hosts, resolver) = match network.mode {
+        Mode::Host => {
+            let mut text = machines(Path::new("/etc/hosts"))?;
+            let mut added = String::new();
+            let own = network.hosts.iter().map(|(name, address)| match address.as_str() {
+                hosts::HOST_GATEWAY => (name.clone(), "127.0.0.1".to_owned()),
+                _ => (name.clone(), address.clone()),
+            });
+            hosts::append(&mut added, &own.collect::<Vec<_>>());
+            text.extend(added.into_bytes());
+            (text, network.resolver(&machines_resolver))
+        }
+        _ => (hosts::hosts(&[], &[]).into_bytes(), machines_resolver),
     };
-    let resolver = machines(Path::new("/etc/resolv.conf"))?;
     let hostname = format!("{hostname}\n").into_bytes();
     for (name, content) in [("hosts", hosts), ("hostname", hostname), ("resolv.conf", resolver)] {
         let path = dir.join(name);

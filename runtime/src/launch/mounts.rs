@@ -9,7 +9,6 @@ use crate::container::Container;
 use crate::container::config::{self, MountKind, Sharing};
 use crate::sandbox::For;
 use crate::sandbox::plan::{Mount, Propagation, Source};
-use crate::spec::Network;
 use crate::sys::mount::{NODEV, NOEXEC, NOSUID, PRIVATE, RDONLY, SHARED, SLAVE, STRICTATIME};
 use crate::userns;
 
@@ -99,7 +98,7 @@ pub(super) fn all(container: &Container, partners: &Partners) -> Result<Vec<Moun
     all.push(kernel("/dev/pts", "devpts", &pts, NOSUID | NOEXEC)?);
     all.extend(shared_memory(container, partners)?);
     let sys = if isolation.privileged { hardened } else { RDONLY | hardened };
-    all.push(if userns::inside() && config.network.mode == Network::Host {
+    all.push(if userns::inside() && !config.network.own_namespace() {
         // A new sysfs needs privileges over the network namespace that it shows.
         bind("/sys".into(), "/sys".into(), sys, true, For::Engine)
     } else {
@@ -109,7 +108,8 @@ pub(super) fn all(container: &Container, partners: &Partners) -> Result<Vec<Moun
     for (file, target) in FILES {
         // A volume on the same place replaces ours, as in Docker.
         if !own.iter().any(|mount| mount.target == Path::new(target)) {
-            all.push(bind(container.dir.join(file), target.into(), 0, false, For::Engine));
+            let source = super::network::files_dir(container, file).join(file);
+            all.push(bind(source, target.into(), 0, false, For::Engine));
         }
     }
     all.extend(own);

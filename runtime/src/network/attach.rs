@@ -70,6 +70,8 @@ pub struct Present {
     pub published: Vec<Published>,
     /// The program that passes the machine's network through, where one does.
     pub program: Option<Program>,
+    /// Sentences for the user who starts it.
+    pub warnings: Vec<String>,
 }
 
 /// The file of [`Present`] in a container's directory.
@@ -93,22 +95,14 @@ pub struct Attached {
     passing: Option<Passing>,
     /// What is there.
     pub present: Present,
-    /// Sentences for the user.
-    pub warnings: Vec<String>,
 }
 
 /// Attaches a container whose PID 1 is `process`, and writes its hosts file and resolver's file.
 /// The caller has one thread, and kills the process when this fails.
 pub fn attach(root: &Path, who: Who, settings: &Settings, process: i32) -> Result<Attached, Error> {
     let networks = Networks::of(root);
-    let mut attached = Attached {
-        networks,
-        who,
-        helper: None,
-        passing: None,
-        present: Present::default(),
-        warnings: Vec::new(),
-    };
+    let mut attached =
+        Attached { networks, who, helper: None, passing: None, present: Present::default() };
     let done = attached.set_up(settings, process);
     match done {
         Ok(()) => Ok(attached),
@@ -124,6 +118,13 @@ pub fn attach(root: &Path, who: Who, settings: &Settings, process: i32) -> Resul
 impl Attached {
     fn set_up(&mut self, settings: &Settings, process: i32) -> Result<(), Error> {
         match &settings.mode {
+            // Docker's name of the default, which for an ordinary user is something else.
+            Mode::Networks
+                if userns::inside()
+                    && settings.networks.iter().all(|one| one.network == BRIDGE) =>
+            {
+                self.pass_through(None, settings, process)?;
+            }
             Mode::Networks => self.join_all(&settings.networks, settings, process)?,
             Mode::Default => self.by_default(settings, process)?,
             Mode::User(program) => self.pass_through(*program, settings, process)?,
@@ -153,7 +154,7 @@ impl Attached {
             Err(error @ Error::User(usermode::Error::Port(_))) => return Err(error),
             Err(error) => reasons.push(error.to_string()),
         }
-        self.warnings.push(format!(
+        self.present.warnings.push(format!(
             "WARNING: the container has no network but its own loopback: {} (--network none says \
              that it needs none)",
             reasons.join("; and ")
@@ -216,7 +217,8 @@ impl Attached {
             }
         }
         if !bridge::forwarding() && self.present.endpoints.iter().any(|one| one.gateway.is_some()) {
-            self.warnings
+            self.present
+                .warnings
                 .push("WARNING: IPv4 forwarding is disabled. Networking will not work.".to_owned());
         }
         let address = self.present.endpoints.first().map(|endpoint| endpoint.address);

@@ -69,6 +69,18 @@ pub fn create(networks: &Networks, wish: Wish) -> Result<Network, Error> {
     make(networks, wish, None, &guard)
 }
 
+/// Makes the default network where there is none.
+pub fn ensure_default(networks: &Networks) -> Result<(), Error> {
+    if networks.list()?.iter().any(|network| network.name == BRIDGE) {
+        return Ok(());
+    }
+    let (guard, _) = networks.lock()?;
+    if !networks.list()?.iter().any(|network| network.name == BRIDGE) {
+        make_default(networks, &guard)?;
+    }
+    Ok(())
+}
+
 /// Makes the default network.
 pub fn make_default(networks: &Networks, guard: &Guard) -> Result<Network, Error> {
     let usual = networks.dir().starts_with("/var/lib/cowl");

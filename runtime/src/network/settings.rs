@@ -83,6 +83,32 @@ impl Settings {
         !matches!(self.mode, Mode::Host | Mode::Container(_))
     }
 
+    /// A machine's file about names, with what the user gave in place of parts of it.
+    pub fn resolver(&self, machines: &[u8]) -> Vec<u8> {
+        if self.dns.is_empty() && self.dns_search.is_empty() && self.dns_options.is_empty() {
+            return machines.to_vec();
+        }
+        super::hosts::Resolver::parse(&String::from_utf8_lossy(machines))
+            .overridden(&self.dns, &self.dns_search, &self.dns_options)
+            .text()
+            .into_bytes()
+    }
+
+    /// How Docker calls the mode, for `inspect`.
+    pub fn mode_name(&self) -> String {
+        match &self.mode {
+            Mode::Default => "default".to_owned(),
+            Mode::None => "none".to_owned(),
+            Mode::Host => "host".to_owned(),
+            Mode::Container(id) => format!("container:{id}"),
+            Mode::Networks => {
+                self.networks.first().map_or_else(String::new, |one| one.network.clone())
+            }
+            Mode::User(None) => "private".to_owned(),
+            Mode::User(Some(program)) => program.name().to_owned(),
+        }
+    }
+
     /// The ports to publish: those given, and with `-P` the exposed ones that are not among them.
     pub fn published(&self) -> Vec<Published> {
         let mut all = self.ports.clone();

@@ -30,6 +30,8 @@ pub struct Chosen {
     pub defaults: Defaults,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
+    /// Ports that it says it listens at.
+    pub exposed_ports: Vec<String>,
     /// The signal that asks its command to stop.
     pub stop_signal: Option<i32>,
 }
@@ -54,6 +56,7 @@ pub fn choose(store: &Store, name: &str) -> Result<Chosen, Failure> {
             working_dir: PathBuf::from(&image.config.working_dir),
         },
         labels: image.config.labels.clone(),
+        exposed_ports: image.config.exposed_ports.clone(),
         stop_signal: Some(image.config.stop_signal.as_str())
             .filter(|name| !name.is_empty())
             .map(life::signal)
@@ -71,6 +74,7 @@ fn machine() -> Chosen {
         root: Model::Machine,
         defaults: Defaults { command: vec![shell.into()], ..Defaults::default() },
         labels: BTreeMap::new(),
+        exposed_ports: Vec::new(),
         stop_signal: None,
     }
 }
