@@ -38,6 +38,7 @@ use lock::Lock;
 pub use state::{Live, Process, State, Status};
 
 use crate::control::{self, Request};
+use crate::network::{Networks, bridge};
 use crate::sys;
 
 /// Why something about containers could not be done.
@@ -302,7 +303,16 @@ impl Containers {
                 Err(error) => return Err(error),
             }
         }
+        self.reclaim_networks();
         Ok(())
+    }
+
+    /// Takes addresses and rules back from those whose monitor was killed.
+    fn reclaim_networks(&self) {
+        if let Some(root) = self.dir.parent() {
+            // What cannot be removed now counts for nothing, and is tried again by the next.
+            bridge::reclaim(&Networks::of(root)).ok();
+        }
     }
 
     /// Brings one container whose lock is free to its true state.
@@ -343,6 +353,7 @@ impl Containers {
                 self.wait_for_end(&container)?;
             } else if force {
                 self.kill(&container)?;
+                self.reclaim_networks();
             } else {
                 return Err(Error::Running(container.config.name));
             }

@@ -145,6 +145,8 @@ impl Machine {
             .env("HOME", self.path("home"))
             .env("XDG_RUNTIME_DIR", self.path("run"))
             .env("COWL_ROOT", self.store())
+            // A network is what the tests of networks are about; no other test depends on it.
+            .env("COWL_NETWORK", "none")
             // What is started by cowl carries this, so that `left` finds it.
             .env(left::MARK, self.dir())
             .stdin(Stdio::null());
@@ -253,6 +255,7 @@ impl Drop for Machine {
     fn drop(&mut self) {
         // A failed test must not take the next ones down: end what it left, then remove.
         left::end(self.dir());
+        left::remove_bridges(&self.store());
         if let Caller::User | Caller::Single = self.caller {
             // Files of subordinate ids belong to nobody the test process is, unless it is root.
             let mut remove = self.caller.command(Path::new("/bin/chmod"));

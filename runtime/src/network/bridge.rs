@@ -40,6 +40,21 @@ pub fn set_rules(networks: &Networks, network: &Network, _guard: &Guard) -> Resu
     Ok(rules::apply(&rules::Bridge { name, subnet, internal, published: &published })?)
 }
 
+/// Removes endpoints that count no more, and rules that lead to them.
+pub fn reclaim(networks: &Networks) -> Result<(), Error> {
+    let mut lost = false;
+    for network in networks.list()? {
+        lost |= networks.endpoints(&network.id)?.iter().any(|endpoint| !endpoint.live());
+    }
+    if lost {
+        let (guard, changed) = networks.lock()?;
+        for network in changed {
+            set_rules(networks, &network, &guard)?;
+        }
+    }
+    Ok(())
+}
+
 /// Whether the machine forwards between interfaces; switches it on where that is allowed, as
 /// Docker does.
 pub fn forwarding() -> bool {

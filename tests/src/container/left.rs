@@ -47,6 +47,33 @@ pub fn end(directory: &Path) {
     }
 }
 
+/// Removes the bridges of a store's networks, which stay when no container runs, and their rules.
+pub fn remove_bridges(store: &Path) {
+    for name in bridges(store) {
+        for (program, words) in [
+            ("ip", vec!["link", "delete", &name]),
+            ("nft", vec!["delete", "table", "ip", &name.replace('-', "_")]),
+        ] {
+            let mut command = std::process::Command::new(program);
+            command.args(words).env("PATH", "/usr/sbin:/usr/bin:/sbin:/bin");
+            // Most stores have brought none up.
+            let _ignored = command.output();
+        }
+        let _ignored = fs::remove_file(Path::new("/run/cowl-bridges").join(&name));
+    }
+}
+
+/// The names of the bridges of a store's networks, up or not.
+pub fn bridges(store: &Path) -> Vec<String> {
+    let Ok(entries) = fs::read_dir(store.join("networks")) else { return Vec::new() };
+    entries
+        .flatten()
+        .filter_map(|entry| fs::read(entry.path().join("network.json")).ok())
+        .filter_map(|text| serde_json::from_slice::<serde_json::Value>(&text).ok())
+        .filter_map(|network| network["bridge"].as_str().map(str::to_owned))
+        .collect()
+}
+
 /// The processes of a machine, and their children: id and command line.
 pub fn processes(directory: &Path) -> Vec<(i32, String)> {
     let mark = directory.as_os_str().as_bytes();
