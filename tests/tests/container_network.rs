@@ -2,6 +2,8 @@
 //!
 //! Bridges need root; each test has a store of its own, and so bridges and addresses of its own.
 
+#![allow(clippy::expect_used, clippy::panic, clippy::indexing_slicing)]
+
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;
