@@ -28,6 +28,8 @@ pub struct SetAttr {
     pub atime: Option<SetTime>,
     /// New modification time.
     pub mtime: Option<SetTime>,
+    /// The change time that the kernel shows, where it keeps the times.
+    pub ctime: Option<Time>,
     /// A caller who may not keep set-user-ID and set-group-ID over a change of content.
     pub unprivileged: Option<Unprivileged>,
 }
@@ -133,6 +135,9 @@ impl Overlay {
         if self.changes_nothing(&node, change)? {
             return self.attr_of(&node);
         }
+        if let Some(attr) = self.has_times(&node, change)? {
+            return Ok(self.present(&node, attr));
+        }
         let uid = change.uid.map(|u| self.settings.ids.store_uid(u).ok_or(Errno::EINVAL));
         let gid = change.gid.map(|g| self.settings.ids.store_gid(g).ok_or(Errno::EINVAL));
         let (uid, gid) = (uid.transpose()?, gid.transpose()?);
@@ -210,6 +215,31 @@ impl Overlay {
         }
         let same = |set: Option<SetTime>, now| set.is_none_or(|t| t == SetTime::At(now));
         Ok(same(change.atime, attr.atime) && same(change.mtime, attr.mtime))
+    }
+
+    /// The attributes of an upper file that has the times of a request for nothing else already.
+    ///
+    /// After a rename, a link or an unlink the kernel, as the keeper of the times, sends those of the
+    /// file; the host has set its change time with the same operation.
+    fn has_times(&self, node: &Arc<Node>, change: &SetAttr) -> Result<Option<Attr>> {
+        let SetAttr {
+            mode: None,
+            uid: None,
+            gid: None,
+            size: None,
+            atime: None,
+            mtime: Some(SetTime::At(mtime)),
+            ctime: Some(ctime),
+            unprivileged: None,
+        } = change
+        else {
+            return Ok(None);
+        };
+        if !node.in_upper() {
+            return Ok(None);
+        }
+        let attr = self.raw_attr(node)?;
+        Ok((attr.mtime == *mtime && attr.ctime >= *ctime).then_some(attr))
     }
 
     /// Takes set-user-ID, set-group-ID and file capabilities away, as a write by someone without

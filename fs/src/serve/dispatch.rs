@@ -402,8 +402,8 @@ impl Session {
         body.take(12)?; // padding, file handle
         let size = body.u64()?;
         body.u64()?; // lock owner
-        let (atime, mtime, _ctime) = (body.u64()?, body.u64()?, body.u64()?);
-        let (atimensec, mtimensec, _ctimensec) = (body.u32()?, body.u32()?, body.u32()?);
+        let (atime, mtime, ctime) = (body.u64()?, body.u64()?, body.u64()?);
+        let (atimensec, mtimensec, ctimensec) = (body.u32()?, body.u32()?, body.u32()?);
         let mode = body.u32()?;
         body.u32()?;
         let (uid, gid) = (body.u32()?, body.u32()?);
@@ -429,6 +429,7 @@ impl Session {
             size: has(fattr::SIZE).then_some(size),
             atime: set(fattr::ATIME, fattr::ATIME_NOW, time(atime, atimensec)),
             mtime,
+            ctime: has(fattr::CTIME).then(|| time(ctime, ctimensec)),
             // chown(2) of neither owner nor group arrives with nothing in it, and takes the privileges.
             unprivileged: (has(fattr::KILL_SUIDGID) || valid & fattr::CHANGES == 0).then_some(
                 Unprivileged {

@@ -85,6 +85,7 @@ pub mod fattr {
     pub const MTIME: u32 = 1 << 5;
     pub const ATIME_NOW: u32 = 1 << 7;
     pub const MTIME_NOW: u32 = 1 << 8;
+    pub const CTIME: u32 = 1 << 10;
     pub const KILL_SUIDGID: u32 = 1 << 11;
     /// Those that ask for a change (not a change time, which comes along with others).
     pub const CHANGES: u32 = MODE | UID | GID | SIZE | ATIME | MTIME;
