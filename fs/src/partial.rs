@@ -8,10 +8,13 @@
 //! (another [`Epoch`]) only that one counts, and all other blocks show the lower's data again, as if
 //! what was written and never synced had not happened. `docs/on-disk.md` has the format.
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use lru::LruCache;
 use parking_lot::{Mutex, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 use crate::blocks::Blocks;
@@ -250,7 +253,12 @@ enum Region {
 pub struct Records {
     dir: OwnedFd,
     epoch: Epoch,
+    /// Those written last, open: whoever writes to a file here and there writes its record each time.
+    recent: Mutex<LruCache<RecordId, Arc<OwnedFd>>>,
 }
+
+/// So many records are kept open.
+const RECENT: NonZeroUsize = NonZeroUsize::new(16).unwrap();
 
 fn name_of(id: RecordId) -> Vec<u8> {
     id.iter().map(|b| format!("{b:02x}")).collect::<String>().into_bytes()
@@ -268,7 +276,7 @@ fn header(epoch: Epoch, id: RecordId, words: u64) -> [u8; HEADER] {
 impl Records {
     /// The open directory `dir`, in the epoch `epoch`.
     pub fn new(dir: OwnedFd, epoch: Epoch) -> Records {
-        Records { dir, epoch }
+        Records { dir, epoch, recent: Mutex::new(LruCache::new(RECENT)) }
     }
 
     /// The first half of this epoch, as short marks have it.
@@ -281,8 +289,19 @@ impl Records {
         self.epoch
     }
 
-    fn open(&self, id: RecordId) -> Result<OwnedFd> {
-        sys::dir::openat(self.dir.as_fd(), &name_of(id), libc::O_RDWR, 0)
+    fn open(&self, id: RecordId) -> Result<Arc<OwnedFd>> {
+        if let Some(file) = self.recent.lock().get(&id) {
+            return Ok(Arc::clone(file));
+        }
+        let file = sys::dir::openat(self.dir.as_fd(), &name_of(id), libc::O_RDWR, 0)?;
+        Ok(self.keep_open(id, file))
+    }
+
+    fn keep_open(&self, id: RecordId, file: OwnedFd) -> Arc<OwnedFd> {
+        let file = Arc::new(file);
+        let old = self.recent.lock().push(id, Arc::clone(&file));
+        drop(old); // closed outside the lock
+        file
     }
 
     /// Makes the record of a file that has none of the first `end` bytes of its lower's data yet.
@@ -299,6 +318,7 @@ impl Records {
             self.remove(id);
             return Err(e);
         }
+        self.keep_open(id, file);
         Ok(Partial::of(id, blocks, false))
     }
 
@@ -377,6 +397,8 @@ impl Records {
     }
 
     fn remove(&self, id: RecordId) {
+        let open = self.recent.lock().pop(&id);
+        drop(open);
         let _may_be_absent = sys::dir::unlinkat(self.dir.as_fd(), &name_of(id));
     }
 

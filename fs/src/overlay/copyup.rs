@@ -10,9 +10,10 @@ use std::sync::Arc;
 use super::Overlay;
 use super::duplicate::Copied;
 use crate::attr::Kind;
+use crate::fdcache::DataFd;
 use crate::format::Mark;
 use crate::ident::FileKey;
-use crate::inode::{Names, Node, Place};
+use crate::inode::{Names, Node, Place, Source};
 use crate::merge::Flags;
 use crate::sys::{self, Errno, Result};
 use crate::upper::Upper;
@@ -157,11 +158,36 @@ impl Overlay {
         }
         state.place = place;
         state.data = copied.source.take();
+        let before = self.fds.data(node.id);
         self.fds.drop_data(node.id);
+        self.keep_open(node, state.data.as_ref(), before, copied.file.take());
         // Before anybody can see it in the upper and give it another name.
         if named && copied.unsynced {
             self.settle_later(node, None);
         }
+    }
+
+    /// Keeps what is open of a file that was just copied up: the copy, for what is to be done with it
+    /// is sure to come, and its lower, where that has the rest of the data.
+    fn keep_open(
+        &self,
+        node: &Node,
+        rest: Option<&Source>,
+        before: Option<DataFd>,
+        copy: Option<OwnedFd>,
+    ) {
+        let Some(copy) = copy else { return };
+        match rest {
+            // Attributes only: its data is read elsewhere.
+            Some(Source { partial: None, .. }) => return,
+            Some(_) => {
+                if let Some(lower) = before.filter(|data| !data.writable) {
+                    self.fds.put_source(node.id, &lower.part);
+                }
+            }
+            None => {}
+        }
+        self.fds.put_data(node.id, &DataFd::whole(Arc::new(copy), true));
     }
 
     /// Renames a finished copy to its name. That is no change users made: the directory's times stay.
