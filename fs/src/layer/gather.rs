@@ -6,6 +6,7 @@
 //! caller holds the lock of that one directory meanwhile and nothing wider.
 
 use std::collections::VecDeque;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
@@ -37,32 +38,38 @@ pub struct Listing {
 #[derive(Debug)]
 struct Item {
     ino: u64,
-    /// Where its name ends; it starts where the one before ends.
-    end: usize,
+    /// Where its name is.
+    name: Range<usize>,
     kind: Option<Kind>,
 }
 
 impl Listing {
-    fn of(layer: &dyn Layer, dir: &LowerRef) -> Result<Listing> {
+    /// What `layer` lists.
+    ///
+    /// # Errors
+    /// Errors of the layer.
+    pub fn of(layer: &dyn Layer, dir: &LowerRef) -> Result<Listing> {
         let mut all = Listing::default();
         all.marks = layer.list(dir, &mut |e| {
+            let start = all.names.len();
             all.names.extend_from_slice(e.name);
-            all.entries.push(Item { ino: e.ino, end: all.names.len(), kind: e.kind });
+            all.entries.push(Item { ino: e.ino, name: start..all.names.len(), kind: e.kind });
             all.dev = e.dev;
             Ok(())
         })?;
+        // Whiteouts have no number and come last: the object wins where a layer has both.
+        all.entries.sort_unstable_by_key(|item| item.ino.wrapping_sub(1));
         Ok(all)
     }
 
-    /// Calls `sink` for each entry, in the order in which they were listed.
+    /// Calls `sink` for each entry, in the order of their inode numbers: the host gives them in that of
+    /// a hash, but who looks at all of them, or reads them, is faster in the order of the disk.
     ///
     /// # Errors
     /// The first error of `sink`.
     pub fn each(&self, sink: &mut dyn FnMut(Listed<'_>) -> Result<()>) -> Result<()> {
-        let mut start = 0;
         for item in &self.entries {
-            let name = self.names.get(start..item.end).ok_or(Errno::EIO)?;
-            start = item.end;
+            let name = self.names.get(item.name.clone()).ok_or(Errno::EIO)?;
             sink(Listed { name, ino: item.ino, dev: self.dev, kind: item.kind })?;
         }
         Ok(())

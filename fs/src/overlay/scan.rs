@@ -10,6 +10,7 @@ use crate::attr::Kind;
 use crate::format::{self, Mark, Namespace};
 use crate::ident::{FileKey, LayerId};
 use crate::inode::{Names, Node};
+use crate::layer::gather::Listing;
 use crate::layer::{DirMarks, Found, Listed, LowerRef};
 use crate::merge::Merged;
 use crate::sys::{self, Errno, Result};
@@ -79,14 +80,12 @@ impl Overlay {
                 merged.scan_lower(e.name, e.kind, ino, number);
                 Ok(())
             };
-            let marks = match gathered.get_mut(at).and_then(Option::take) {
-                Some(listing) => {
-                    let listing = listing?;
-                    listing.each(&mut sink)?;
-                    listing.marks
-                }
-                None => self.layer(dir.layer)?.list(&dir, &mut sink)?,
+            let listing = match gathered.get_mut(at).and_then(Option::take) {
+                Some(listing) => listing?,
+                None => Listing::of(self.layer(dir.layer)?, &dir)?,
             };
+            listing.each(&mut sink)?;
+            let marks = listing.marks;
             impure.push(marks.impure);
             at += 1;
             if marks.opaque {
@@ -119,7 +118,7 @@ impl Overlay {
         let aufs = upper.features().whiteouts == WhiteoutForm::Aufs;
         // fuse-overlayfs leaves the marker file beside the xattr; by itself it is a user's file.
         let only_files = upper.features().namespace == Namespace::None;
-        sys::dir::list(fd, |e| {
+        sys::dir::list_in_order(fd, |e| {
             if e.name == format::AUFS_OPAQUE && (marks.opaque || only_files) {
                 *opaque = true;
                 *marker = true;
