@@ -23,9 +23,49 @@ pub struct HostDir {
     /// Key of its descriptor in the cache.
     key: DirKey,
     parent: Option<Arc<HostDir>>,
-    name: Box<[u8]>,
+    label: Label,
+}
+
+/// Longest name that is kept in a [`HostDir`] itself.
+const SHORT: usize = 22;
+
+/// What a directory is called. A merged directory has one in each layer that holds it, so names of
+/// usual length take no room of their own.
+#[derive(Debug)]
+enum Label {
+    Short {
+        len: u8,
+        name: [u8; SHORT],
+    },
+    Long(Box<[u8]>),
     /// Another filesystem is mounted here and the layer stays on its own: shown empty.
-    foreign: bool,
+    Foreign(Box<[u8]>),
+}
+
+impl Label {
+    fn new(name: &[u8]) -> Label {
+        let mut short = [0; SHORT];
+        match short.get_mut(..name.len()) {
+            Some(part) => {
+                part.copy_from_slice(name);
+                Label::Short { len: name.len() as u8, name: short }
+            }
+            None => Label::Long(name.into()),
+        }
+    }
+}
+
+impl HostDir {
+    fn name(&self) -> &[u8] {
+        match &self.label {
+            Label::Short { len, name } => name.get(..usize::from(*len)).unwrap_or_default(),
+            Label::Long(name) | Label::Foreign(name) => name,
+        }
+    }
+
+    fn foreign(&self) -> bool {
+        matches!(self.label, Label::Foreign(_))
+    }
 }
 
 /// How a host directory is to be seen.
@@ -63,12 +103,7 @@ impl HostLayer {
         let dev = sys::dir::fstat(root_fd.as_fd())?.dev;
         let ownership = view.ownership.of_layer(root_fd.as_fd())?;
         let view = View { ownership, ..view };
-        let root = Arc::new(HostDir {
-            key: fds.new_key(),
-            parent: None,
-            name: Box::default(),
-            foreign: false,
-        });
+        let root = Arc::new(HostDir { key: fds.new_key(), parent: None, label: Label::new(b"") });
         Ok(HostLayer { id, dev, root_fd, root, fds, view, overflow: sys::process::overflow_ids() })
     }
 
@@ -88,7 +123,7 @@ impl HostLayer {
             return Ok(Arc::new(sys::dir::open_dir(self.root_fd.as_fd(), b".")?));
         };
         let base = self.parent_fd(parent)?;
-        Ok(Arc::new(sys::dir::open_dir(base.as_fd(), &dir.name)?))
+        Ok(Arc::new(sys::dir::open_dir(base.as_fd(), dir.name())?))
     }
 
     fn parent_fd(&self, dir: &Arc<HostDir>) -> Result<Arc<OwnedFd>> {
@@ -107,7 +142,7 @@ impl HostLayer {
             at = parent;
         };
         for dir in missing.into_iter().rev() {
-            base = Arc::new(sys::dir::open_dir(base.as_fd(), &dir.name)?);
+            base = Arc::new(sys::dir::open_dir(base.as_fd(), dir.name())?);
             self.fds.put(dir.key, &base);
         }
         Ok(base)
@@ -134,8 +169,7 @@ impl HostLayer {
         At::HostDir(Arc::new(HostDir {
             key: self.fds.new_key(),
             parent: Some(Arc::clone(parent)),
-            name: name.into(),
-            foreign,
+            label: if foreign { Label::Foreign(name.into()) } else { Label::new(name) },
         }))
     }
 
@@ -169,7 +203,7 @@ impl Layer for HostLayer {
 
     fn lookup(&self, at: &LowerRef, name: &[u8]) -> Result<Found> {
         let dir = self.dir(at)?;
-        if dir.foreign || name.starts_with(format::AUFS_WHITEOUT) {
+        if dir.foreign() || name.starts_with(format::AUFS_WHITEOUT) {
             return Ok(Found::Nothing);
         }
         let fd = self.dir_fd(dir)?;
@@ -218,7 +252,7 @@ impl Layer for HostLayer {
         sink: &mut dyn FnMut(Listed<'_>) -> Result<()>,
     ) -> Result<DirMarks> {
         let dir = self.dir(at)?;
-        if dir.foreign {
+        if dir.foreign() {
             return Ok(DirMarks { opaque: true, ..DirMarks::default() });
         }
         // A descriptor that nobody else has yet can be read as it is, and is kept afterwards.
@@ -270,7 +304,7 @@ impl Layer for HostLayer {
 
     fn marks(&self, at: &LowerRef) -> Result<DirMarks> {
         let dir = self.dir(at)?;
-        if dir.foreign {
+        if dir.foreign() {
             return Ok(DirMarks { opaque: true, ..DirMarks::default() });
         }
         let fd = self.dir_fd(dir)?;
@@ -333,5 +367,23 @@ impl Layer for HostLayer {
 
     fn root_fd(&self) -> BorrowedFd<'_> {
         self.root_fd.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_directory_is_small_and_keeps_its_name() {
+        // With the two counts of an `Arc`: what malloc(3) has room for in a chunk of 64 bytes.
+        assert!(size_of::<HostDir>() + 16 <= 56, "{}", size_of::<HostDir>());
+        for len in [0, 1, SHORT, SHORT + 1, sys::NAME_MAX] {
+            let name = vec![b'n'; len];
+            let label = Label::new(&name);
+            assert_eq!(matches!(label, Label::Long(_)), len > SHORT);
+            let fds = FdCache::new(64);
+            assert_eq!(HostDir { key: fds.new_key(), parent: None, label }.name(), name);
+        }
     }
 }
