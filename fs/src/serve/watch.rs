@@ -16,10 +16,11 @@ use super::pool::Pool;
 use super::session::Session;
 use crate::sys::{self, Errno, Result};
 
-/// How often the count is looked at: an answer is seen to take long after once to twice that time.
+/// How often the count is looked at while requests flow: an answer is seen to take long after once to
+/// twice that time. With each look that finds nothing under way the next is later by as much.
 const TICK: Duration = Duration::from_millis(1);
-/// After so many looks with nothing under way it sleeps.
-const CALM: u32 = 20;
+/// After so many of those it sleeps (21 ms).
+const CALM: u32 = 6;
 /// Requests pile up when a request waits although all who read have work, this many times more often
 /// than not.
 const PILED: u32 = 3;
@@ -85,9 +86,9 @@ pub(super) fn start(session: &Arc<Session>) -> Result<JoinHandle<()>> {
 fn watch(session: &Arc<Session>) {
     let pool = &session.pool;
     pool.bell.watchdog.get_or_init(std::thread::current);
-    let (mut last, mut calm, mut load) = (pool.beats(), 0, Load::default());
+    let (mut last, mut calm, mut load) = (pool.beats(), 0_u32, Load::default());
     while !pool.bell.over.load(Ordering::SeqCst) {
-        std::thread::sleep(TICK);
+        std::thread::sleep(TICK * (calm + 1));
         let now = pool.beats();
         let mut all_busy = true;
         for (lead, (now, last)) in now.iter().zip(&last).enumerate() {
