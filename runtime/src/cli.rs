@@ -4,8 +4,11 @@
 //! the exit code is 125 for failures of `run` before the command, 1 for the rest.
 
 mod age;
+mod commit;
+mod cp;
 mod create_options;
 mod diff;
+mod export;
 mod image;
 mod info;
 mod inspect;
@@ -15,6 +18,7 @@ mod ps;
 mod rm;
 mod run;
 mod size;
+mod system;
 mod table;
 
 use std::ffi::OsString;
@@ -26,6 +30,7 @@ use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
 
 use crate::container::Containers;
+use crate::container::state::Process;
 use crate::executable;
 use crate::monitor::ENGINE_ERROR;
 use crate::store::Store;
@@ -53,8 +58,18 @@ enum Command {
     Rm(rm::Args),
     /// List what a container changed in its filesystem
     Diff(diff::Args),
+    /// Copy files between a container and this machine
+    Cp(cp::Args),
+    /// Look after the store as a whole
+    System(system::Args),
+    /// Make an image of a container's changes
+    Commit(commit::Args),
+    /// Write a container's filesystem as a tar archive
+    Export(export::Args),
     /// Load images from an archive: `docker save`'s, or an OCI image layout
     Load(image::load::Args),
+    /// Save images to an archive that `cowl load`, Docker and Podman load
+    Save(image::save::Args),
     /// Make an image of one layer from the archive of a root filesystem
     Import(image::import::Args),
     /// List images
@@ -218,7 +233,7 @@ impl Context {
     }
 }
 
-fn context(root: Option<PathBuf>) -> Result<Context, Failure> {
+fn context(root: Option<PathBuf>, container: Option<&str>) -> Result<Context, Failure> {
     let set = |name: &str| std::env::var_os(name).map(PathBuf::from);
     let root = set(executable::ROOT_VARIABLE).or(root).or_else(|| set("COWL_ROOT"));
     let root = match root.filter(|dir| !dir.as_os_str().is_empty()) {
@@ -228,8 +243,24 @@ fn context(root: Option<PathBuf>) -> Result<Context, Failure> {
     let root = std::path::absolute(&root).map_err(|error| {
         Failure::new(1, format!("cannot use --root {}: {error}", root.display()))
     })?;
-    let standing = userns::enter()?;
+    // The files of a container that runs can be reached from its own user namespace only.
+    let process = container.and_then(|name| filesystem(&root, name));
+    let standing = match process {
+        Some(process) => userns::enter_of(process)?,
+        None => userns::enter()?,
+    };
     Ok(Context { root, standing })
+}
+
+/// The process that holds the filesystem of a container that runs.
+fn filesystem(root: &Path, container: &str) -> Option<Process> {
+    if !root.join("containers").is_dir() {
+        return None;
+    }
+    // Whatever is wrong with it, the command itself says so.
+    let container = Containers::open(root).and_then(|all| all.find(container)).ok()?;
+    let process = container.state.status.live()?.filesystem;
+    process.open().map(|_| process)
 }
 
 fn execute(cowl: Cowl) -> Result<u8, Failure> {
@@ -238,7 +269,13 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         return Ok(0);
     }
     let running = matches!(cowl.command, Command::Run(_));
-    let context = context(cowl.root).map_err(|failure| {
+    let container = match &cowl.command {
+        Command::Cp(args) => args.container(),
+        Command::Commit(args) => args.container(),
+        Command::Export(args) => args.container(),
+        _ => None,
+    };
+    let context = context(cowl.root, container).map_err(|failure| {
         let exit_code = if running { ENGINE_ERROR } else { failure.exit_code };
         Failure { exit_code, ..failure }
     })?;
@@ -250,7 +287,12 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Ps(args) => ps::run(&args, &context),
         Command::Rm(args) => rm::run(&args, &context),
         Command::Diff(args) => diff::run(&args, &context),
+        Command::Cp(args) => cp::run(&args, &context),
+        Command::System(args) => system::run(&args, &context),
+        Command::Commit(args) => commit::run(&args, &context),
+        Command::Export(args) => export::run(&args, &context),
         Command::Load(args) => image::load::run(&args, &context),
+        Command::Save(args) => image::save::run(&args, &context),
         Command::Import(args) => image::import::run(&args, &context),
         Command::Images(args) => image::list::run(&args, &context),
         Command::Rmi(args) => image::rmi::run(&args, &context),

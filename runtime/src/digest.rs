@@ -27,6 +27,11 @@ pub enum DigestError {
 }
 
 impl Digest {
+    /// The digest with this value.
+    pub fn from_bytes(bytes: [u8; 32]) -> Digest {
+        Digest(bytes)
+    }
+
     /// The digest of `bytes`.
     pub fn of(bytes: &[u8]) -> Digest {
         Digest(Sha256::digest(bytes).into())
@@ -124,6 +129,11 @@ impl<R: Read> HashingReader<R> {
     /// Wraps `inner`; nothing has been hashed yet.
     pub fn new(inner: R) -> Self {
         HashingReader { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// The digest of the bytes read so far.
+    pub fn digest(&self) -> Digest {
+        Digest(self.hash.clone().finalize().into())
     }
 
     /// The digest and the number of the bytes read so far.

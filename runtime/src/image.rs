@@ -9,6 +9,7 @@ pub mod moment;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cowl_fs::packed::INDEX;
 use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::digest::Digest;
@@ -185,21 +186,21 @@ impl Image {
         self.record.layers.iter().map(|layer| layer.size).sum()
     }
 
-    /// The directory whose owner, mode and times the root directory of a container has: that of
-    /// the topmost layer that lists its root. `None`: no layer does, so `root:root` and 0755.
+    /// The layer whose root directory's owner, mode and times the root directory of a container
+    /// has: the topmost that lists its root. `None`: no layer does, so `root:root` and 0755.
     pub fn root_attributes(&self) -> Option<PathBuf> {
         let layer = self.record.layers.iter().rev().find(|layer| layer.lists_root)?;
-        Some(self.layers_root.join(&layer.directory).join("diff"))
+        Some(self.layers_root.join(&layer.directory).join(INDEX))
     }
 
-    /// The directories of its layers, topmost first: the order of `lowerdir`.
+    /// The index files of its layers, topmost first: the order of `lowerdir`.
     ///
     /// A layer that occurs twice is listed once, at its topmost place: everything the lower
     /// occurrence says is said again above it, and union filesystems refuse a repeated layer.
     pub fn layer_dirs(&self) -> Vec<PathBuf> {
         let mut directories: Vec<PathBuf> = Vec::with_capacity(self.record.layers.len());
         for layer in self.record.layers.iter().rev() {
-            let directory = self.layers_root.join(&layer.directory).join("diff");
+            let directory = self.layers_root.join(&layer.directory).join(INDEX);
             if !directories.contains(&directory) {
                 directories.push(directory);
             }

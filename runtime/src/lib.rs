@@ -25,7 +25,8 @@
 //! | [`reference`](mod@reference), [`digest`], [`image`] | names, digests, what an image's configuration says | nothing: pure |
 //! | [`template`], [`filter`] | `--format` and `--filter` | nothing: pure |
 //! | [`store`] | content-addressed layers and names of images | the store |
-//! | [`archive`], [`unpack`] | archives in, layers out; every byte of them is untrusted | the store's staging area |
+//! | [`archive`], [`pack`] | archives in, packed layers out; every byte of them is untrusted | the store's staging area |
+//! | [`view`] | what layers show together, without a mount | the store, reading |
 //! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
 //! | [`spec`] | image configuration + flags → what PID 1 is; volumes, environment, users, capabilities | nothing: pure |
 //! | [`launch`] | a container's configuration on disk → all that the kernel is told | reads facts of this machine |
@@ -42,6 +43,7 @@
 //!
 //! Names and paths are bytes (`OsStr`), descriptors are owned, and nothing outside `cli` prints.
 
+pub mod access;
 pub mod archive;
 pub mod cli;
 pub mod container;
@@ -54,6 +56,7 @@ pub mod launch;
 pub mod log;
 pub mod monitor;
 pub mod network;
+pub mod pack;
 pub mod probe;
 pub mod reference;
 pub mod rootfs;
@@ -66,3 +69,4 @@ pub mod template;
 pub mod terminal;
 pub mod unpack;
 pub mod userns;
+pub mod view;

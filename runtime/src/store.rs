@@ -8,15 +8,18 @@
 //! images.json            names -> image ids
 //! images/<id>.json       what is known about an image (`ImageRecord`)
 //! blobs/sha256/<hex>     configurations and manifests, byte for byte
-//! layers/<hex>/          one layer: `layer.json`, and `diff/`, its tree in overlayfs's format
+//! objects/ab/<62 hex>    contents of large files, by their SHA-256, shared by all layers
+//! layers/<hex>/          one packed layer: `layer.json`, `layer.index`, `layer.data` (see
+//!                        `cowl_fs::packed`), and `stream`, how its archive was put together
 //! tmp/                   work in progress; published by rename
 //! ```
 //!
 //! Promises: a reader sees an image completely or not at all; a process killed at any point leaves
 //! nothing visible and nothing that the next command does not reclaim; locks die with their holder.
-//! Lock order: `gc.lock`, then `lock`. Layers are shared between images by content; only the files
-//! of this module know that a layer is an unpacked tree (see `layer`).
+//! Lock order: `gc.lock`, then `lock`. Layers are shared between images by content, and so are
+//! large files between layers. No layer is ever unpacked.
 
+mod check;
 mod collect;
 mod durable;
 mod layer;
@@ -25,6 +28,7 @@ mod removal;
 mod remove_image;
 mod tag;
 mod transaction;
+mod usage;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -34,11 +38,13 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-pub use layer::LayerInfo;
+pub use check::Checked;
+pub use layer::{LayerInfo, LayerSource};
 pub use lock::StoreLock;
 pub use removal::remove_tree;
 pub use remove_image::{Removal, Removed};
 pub use transaction::{Renamed, StagedLayer, Transaction};
+pub use usage::{Usage, disk_use};
 
 use crate::digest::{Digest, DigestError};
 use crate::image::{ConfigDocument, Image, ImageRecord};
@@ -47,8 +53,8 @@ use crate::reference::{Reference, ReferenceError};
 /// What `version.json` says for a store that this program reads and writes.
 const FORMAT: &str = "cowl-store";
 /// The version of the layout described above.
-const VERSION: u32 = 1;
-/// Others must not enter: layers hold set-user-ID files of any age.
+const VERSION: u32 = 2;
+/// Others must not enter: layers hold secrets of images, and old set-user-ID programs.
 const PRIVATE: u32 = 0o700;
 
 /// What can go wrong in the store.
@@ -83,6 +89,33 @@ pub enum StoreError {
         /// Its version.
         found: u32,
     },
+    /// The store was written by an older program, in another format.
+    #[error(
+        "the image store {} has format version {found} (unpacked layers), this program needs version {VERSION}; name another --root and load the images again, or remove this directory",
+        path.display()
+    )]
+    Older {
+        /// The store.
+        path: PathBuf,
+        /// Its version.
+        found: u32,
+    },
+    /// It would not fit.
+    #[error(
+        "there is not enough space in {}: {wanted} bytes are needed at least and {free} are free; remove images with `cowl image prune`, or name another --root",
+        path.display()
+    )]
+    NoSpace {
+        /// The store.
+        path: PathBuf,
+        /// Bytes that are needed, at least.
+        wanted: u64,
+        /// Bytes that there are.
+        free: u64,
+    },
+    /// A packed layer or an object.
+    #[error("{0}")]
+    Packed(String),
     /// No image has that name or id.
     #[error("No such image: {0}")]
     NoSuchImage(String),
@@ -115,6 +148,11 @@ impl<T, E: Into<io::Error>> Context<T> for Result<T, E> {
     }
 }
 
+/// An error of packed layers; it names the file itself.
+fn packed(error: cowl_fs::packed::PackError) -> StoreError {
+    StoreError::Packed(error.to_string())
+}
+
 #[derive(Serialize, Deserialize)]
 struct Version {
     format: String,
@@ -122,7 +160,7 @@ struct Version {
 }
 
 /// `images.json`.
-#[derive(Debug, Default, Serialize, Deserialize)]
+#[derive(Debug, Default, Clone, Serialize, Deserialize)]
 struct Names {
     names: BTreeMap<String, Digest>,
 }
@@ -324,13 +362,25 @@ impl Store {
         if found.version > VERSION {
             return Err(StoreError::Newer { path: self.root.clone(), found: found.version });
         }
+        if found.version < VERSION {
+            return Err(StoreError::Older { path: self.root.clone(), found: found.version });
+        }
         Ok(true)
     }
 
     fn create_layout(&self) -> Result<(), StoreError> {
         // What an earlier, killed attempt may have left; anything else is not ours to fill.
-        const OURS: [&str; 8] =
-            ["lock", "gc.lock", "containers", "images", "blobs", "layers", "tmp", "lost+found"];
+        const OURS: [&str; 9] = [
+            "lock",
+            "gc.lock",
+            "containers",
+            "images",
+            "blobs",
+            "layers",
+            "objects",
+            "tmp",
+            "lost+found",
+        ];
         for entry in fs::read_dir(&self.root).on("list", &self.root)? {
             let name = entry.on("list", &self.root)?.file_name();
             let temporary = name.to_string_lossy().starts_with(durable::TEMPORARY_PREFIX);
@@ -344,7 +394,7 @@ impl Store {
             }
         }
         let _lock = StoreLock::exclusive(&self.path("lock"))?;
-        for directory in ["images", "blobs/sha256", "layers", "tmp"] {
+        for directory in ["images", "blobs/sha256", "layers", "objects", "tmp"] {
             let path = self.root.join(directory);
             fs::DirBuilder::new()
                 .recursive(true)

@@ -1,4 +1,5 @@
-//! Unpacking a layer's archive into a directory, in overlayfs's format.
+//! Unpacking a layer's archive into a directory, in overlayfs's format: for hosts on which packed
+//! layers cannot be mounted.
 //!
 //! The archive is hostile. Promises:
 //! - nothing outside the layer's directory is touched: names are split into components, `..` is
@@ -19,7 +20,6 @@
 
 mod attributes;
 mod link;
-mod name;
 mod node;
 mod place;
 pub mod root;
@@ -32,9 +32,9 @@ use std::rc::Rc;
 
 use nix::errno::Errno;
 
+use crate::archive::name::{self, Target};
 use crate::archive::tar::{Entry, Kind, Skip, TarError, TarReader, show};
 use attributes::{Attributes, Losses};
-use name::Target;
 use place::Place;
 
 /// Data is moved in pieces of this size.
@@ -64,6 +64,9 @@ pub enum UnpackError {
         /// Why it failed.
         source: Errno,
     },
+    /// A packed layer cannot be read.
+    #[error("cannot read a layer: {0}")]
+    Layer(std::io::Error),
 }
 
 /// What was learned about a layer by unpacking it.

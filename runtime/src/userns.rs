@@ -18,6 +18,7 @@ use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, User, getegid, geteuid, getpid, pipe2};
 
 use crate::sys;
+use crate::container::state::Process;
 use crate::sys::process::Side;
 
 /// CAP_SYS_ADMIN, in linux/capability.h.
@@ -179,6 +180,30 @@ pub fn enter() -> Result<Standing, Error> {
             single(uid, gid, reason)
         }
     }
+}
+
+/// Moves this process into the user namespace of another one of the same user, when it needs one:
+/// that of a container that runs. Called while it has one thread.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn enter_of(other: Process) -> Result<Standing, Error> {
+    if privileged() {
+        return Ok(Standing::Root);
+    }
+    let path = format!("/proc/{}/ns/user", other.pid);
+    let flags = OFlag::O_RDONLY | OFlag::O_CLOEXEC;
+    let namespace = nix::fcntl::open(path.as_str(), flags, nix::sys::stat::Mode::empty())
+        .map_err(|errno| Error::System("open the container's user namespace", errno))?;
+    nix::sched::setns(&namespace, CloneFlags::CLONE_NEWUSER)
+        .map_err(|errno| Error::System("join the container's user namespace", errno))?;
+    let map = fs::read_to_string("/proc/self/uid_map").map_err(Error::Map)?;
+    let count = |line: &str| line.split_whitespace().nth(2).and_then(|text| text.parse().ok());
+    let ids = map.lines().filter_map(count).fold(0u64, u64::saturating_add);
+    Ok(match ids {
+        0 | 1 => Standing::Single { reason: "the container has one id only".to_owned() },
+        ids => Standing::Subordinate { ids },
+    })
 }
 
 /// Writes the maps of one id; this process is in the new namespace already.

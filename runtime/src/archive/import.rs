@@ -6,17 +6,17 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use serde_json::json;
 
 use super::change::Change;
-use super::intake::{layer_info, layer_record, open_tree};
+use super::intake::{layer_info, layer_record, pack_stream};
 use super::load::{LoadError, Loaded, Outcome};
 use super::manifest::architecture;
 use super::source::{Input, open_file};
 use super::stream::LayerStream;
-use super::tar::{Stream, TarError, TarReader};
+use super::tar::TarError;
 use crate::digest::Digest;
 use crate::image::{ImageRecord, moment};
 use crate::reference::Reference;
 use crate::store::Store;
-use crate::unpack::{self, UnpackError};
+use crate::view::View;
 
 /// What to make of the archive.
 #[derive(Debug)]
@@ -47,19 +47,17 @@ pub fn import(store: &Store, request: &Import<'_>) -> Result<Outcome, LoadError>
     };
     let read = |source| LoadError::Read { layer: shown.clone(), source };
     let staged = transaction.stage_layer()?;
-    let root = open_tree(&staged.diff())?;
-    let mut archive = TarReader::new(Stream(LayerStream::start(raw).map_err(read)?));
-    let unpacked = unpack::unpack(&mut archive, root, &[])
-        .map_err(|source| LoadError::Unpack { layer: shown.clone(), source })?;
-    if !unpacked.saw_end {
+    let stream = LayerStream::start(raw).map_err(read)?;
+    let (report, digests) =
+        pack_stream(&staged, stream, &View::default(), &shown, |_| Ok(()))?;
+    if !report.saw_end {
         // There is no digest that would tell a truncated archive from a whole one.
-        return Err(match unpacked.entries {
-            0 => LoadError::Unpack { layer: shown, source: UnpackError::Archive(TarError::NotTar) },
+        return Err(match report.entries {
+            0 => LoadError::Pack { layer: shown, source: TarError::NotTar.into() },
             _ => LoadError::NoEnd,
         });
     }
-    let digests = archive.into_inner().0.finish().map_err(read)?;
-    let info = layer_info(&unpacked, &digests, None);
+    let info = layer_info(&report, &digests, None);
     let record = layer_record(&info, &digests, None, digests.diff_id);
     transaction.add_layer(staged, info, digests.diff_id)?;
 
@@ -69,7 +67,7 @@ pub fn import(store: &Store, request: &Import<'_>) -> Result<Outcome, LoadError>
     let image = ImageRecord { id, manifest: None, layers: vec![record] };
     transaction.add_image(image, config, None, names.clone());
     let renamed = transaction.commit()?;
-    Ok(Outcome { images: vec![Loaded { id, names }], renamed, warnings: unpacked.warnings })
+    Ok(Outcome { images: vec![Loaded { id, names }], renamed })
 }
 
 fn configuration(request: &Import<'_>, diff_id: Digest) -> Vec<u8> {

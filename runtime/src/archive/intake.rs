@@ -4,21 +4,23 @@
 //! with what the image's configuration says (always) and with what the source says about the layer
 //! as it came (where it says something). Nothing is visible before the transaction is committed.
 
-use std::fs::File;
 use std::io::Read;
-use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cowl_fs::packed::INDEX;
 
 use super::compression::Compression;
 use super::load::{LoadError, Loaded};
-use super::source::SourceError;
+use super::record::Recorder;
 use super::stream::{Digests, LayerStream};
-use super::tar::{Stream, TarError, TarReader};
+use super::tar::{TarError, TarReader};
 use crate::digest::Digest;
 use crate::image::{ConfigDocument, ImageRecord, LayerRecord};
+use crate::pack::{self, PackError, Report};
 use crate::reference::Reference;
-use crate::store::{LayerInfo, Transaction};
-use crate::unpack::{self, UnpackError, Unpacked};
+use crate::store::{LayerInfo, StagedLayer, Transaction};
+use crate::view::{self, View};
 
 /// What is known about a layer before it is read.
 #[derive(Debug, Clone)]
@@ -39,23 +41,15 @@ pub struct Expected {
 pub struct Intake<'transaction, 'store> {
     transaction: &'transaction mut Transaction<'store>,
     chain: Option<Digest>,
-    /// The trees of the layers so far, topmost first.
-    trees: Vec<OwnedFd>,
+    /// The layers so far.
+    below: View,
     layers: Vec<LayerRecord>,
-    /// What could not be kept on this host, in sentences.
-    pub warnings: Vec<String>,
 }
 
 impl<'transaction, 'store> Intake<'transaction, 'store> {
     /// An image without layers so far.
     pub fn new(transaction: &'transaction mut Transaction<'store>) -> Self {
-        Intake {
-            transaction,
-            chain: None,
-            trees: Vec::new(),
-            layers: Vec::new(),
-            warnings: Vec::new(),
-        }
+        Intake { transaction, chain: None, below: View::default(), layers: Vec::new() }
     }
 
     /// Whether the next layer, if it is `diff_id`, is in the store or in the transaction already.
@@ -105,48 +99,32 @@ impl<'transaction, 'store> Intake<'transaction, 'store> {
                 check(expected, &digests)?;
                 (info, tree, digests)
             }
-            None => self.unpack(expected, chain_id, stream)?,
+            None => self.pack(expected, chain_id, stream)?,
         };
         let record = layer_record(&info, &digests, expected.media_type.clone(), chain_id);
         self.push(record, &tree)
     }
 
-    fn unpack(
+    fn pack(
         &mut self,
         expected: &Expected,
         chain_id: Digest,
         stream: LayerStream,
     ) -> Result<(LayerInfo, PathBuf, Digests), LoadError> {
-        let read = |source| LoadError::Read { layer: expected.label.clone(), source };
         let staged = self.transaction.stage_layer()?;
-        let root = open_tree(&staged.diff())?;
-        let mut archive = TarReader::new(Stream(stream));
-        let unpacked = unpack::unpack(&mut archive, root, &self.trees);
-        // Read to the end in any case: damage is best explained by the digest.
-        let digests = archive.into_inner().0.finish();
-        let (unpacked, digests) = match (unpacked, digests) {
-            (Ok(unpacked), digests) => (unpacked, digests.map_err(read)?),
-            (Err(error), digests) => {
-                if let Ok(digests) = digests
-                    && !matches!(error, UnpackError::Archive(TarError::Io(_)))
-                {
-                    check(expected, &digests)?;
-                }
-                return Err(LoadError::Unpack { layer: expected.label.clone(), source: error });
-            }
-        };
-        check(expected, &digests)?;
-        let label = &expected.label;
-        self.warnings
-            .extend(unpacked.warnings.iter().map(|warning| format!("layer {label}: {warning}")));
-        let info = layer_info(&unpacked, &digests, expected.media_type.clone());
-        let tree = self.transaction.add_layer(staged, info.clone(), chain_id)?;
-        Ok((info, tree, digests))
+        let (report, digests) = pack_stream(&staged, stream, &self.below, &expected.label, |d| {
+            check(expected, d)
+        })?;
+        let info = layer_info(&report, &digests, expected.media_type.clone());
+        let path = self.transaction.add_layer(staged, info.clone(), chain_id)?;
+        Ok((info, path, digests))
     }
 
-    fn push(&mut self, record: LayerRecord, tree: &Path) -> Result<(), LoadError> {
+    fn push(&mut self, record: LayerRecord, layer: &Path) -> Result<(), LoadError> {
+        let packed = view::open(&layer.join(INDEX))
+            .map_err(|source| LoadError::Read { layer: record.diff_id.to_string(), source })?;
         self.chain = Some(Digest::chain(self.chain, record.diff_id));
-        self.trees.insert(0, open_tree(tree)?);
+        self.below.push(Arc::new(packed));
         self.layers.push(record);
         Ok(())
     }
@@ -183,24 +161,52 @@ pub fn diff_ids(config: &[u8]) -> Result<Vec<Digest>, LoadError> {
     Ok(document.rootfs.diff_ids)
 }
 
-pub(super) fn open_tree(path: &Path) -> Result<OwnedFd, LoadError> {
-    let error = |source| SourceError::Read { path: PathBuf::from(path), source };
-    Ok(File::open(path).map_err(error)?.into())
+/// Packs a stream into the staged layer. `check` is asked when the digests are known: a damaged
+/// layer is best explained by them, whatever else is wrong with it.
+pub(super) fn pack_stream(
+    staged: &StagedLayer,
+    stream: LayerStream,
+    below: &View,
+    label: &str,
+    check: impl Fn(&Digests) -> Result<(), LoadError>,
+) -> Result<(Report, Digests), LoadError> {
+    let read = |source| LoadError::Read { layer: label.to_owned(), source };
+    let refused = |source| LoadError::Pack { layer: label.to_owned(), source };
+    let writer = staged.writer().map_err(PackError::from).map_err(refused)?;
+    let recorder = Recorder::new(stream, &staged.stream()).map_err(read)?;
+    let mut archive = TarReader::new(recorder);
+    match pack::pack(&mut archive, writer, below) {
+        Ok((report, _)) => {
+            let stream = archive.into_inner().finish().map_err(read)?;
+            let digests = stream.finish().map_err(read)?;
+            check(&digests)?;
+            Ok((report, digests))
+        }
+        Err(error) => {
+            let digests = archive.into_inner().abandon().finish();
+            if let Ok(digests) = digests
+                && !matches!(error, PackError::Archive(TarError::Io(_)) | PackError::Host(_))
+            {
+                check(&digests)?;
+            }
+            Err(refused(error))
+        }
+    }
 }
 
-/// The description of a layer that was just unpacked.
+/// The description of a layer that was just packed.
 pub(super) fn layer_info(
-    unpacked: &Unpacked,
+    report: &Report,
     digests: &Digests,
     media_type: Option<String>,
 ) -> LayerInfo {
     LayerInfo {
         diff_id: digests.diff_id,
         diff_size: digests.diff_size,
-        size: unpacked.size,
-        entries: unpacked.entries,
-        depends_on_parents: unpacked.depends_on_parents,
-        lists_root: unpacked.lists_root,
+        size: report.size,
+        entries: report.entries,
+        depends_on_parents: report.depends_on_parents,
+        lists_root: report.lists_root,
         blob_digest: digests.blob,
         blob_size: digests.blob_size,
         media_type: media_type.unwrap_or_else(|| default_media_type(digests.compression)),

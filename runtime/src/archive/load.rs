@@ -6,9 +6,9 @@ use super::intake::{Expected, Intake, diff_ids};
 use super::manifest::{self, Found, ManifestError};
 use super::source::{Input, Source, SourceError};
 use crate::digest::Digest;
+use crate::pack::PackError;
 use crate::reference::Reference;
 use crate::store::{Renamed, Store, StoreError, Transaction};
-use crate::unpack::UnpackError;
 
 /// Why an archive was not loaded. Nothing of it is kept.
 #[derive(Debug, thiserror::Error)]
@@ -30,13 +30,13 @@ pub enum LoadError {
         /// Why.
         source: io::Error,
     },
-    /// A layer cannot be unpacked.
+    /// A layer cannot be taken.
     #[error("layer {layer}: {source}")]
-    Unpack {
+    Pack {
         /// The layer.
         layer: String,
         /// Why.
-        source: UnpackError,
+        source: PackError,
     },
     /// A layer is not the one that it should be.
     #[error("layer {layer} does not match its digest: it is {actual}, not {expected}")]
@@ -85,8 +85,6 @@ pub struct Outcome {
     pub images: Vec<Loaded>,
     /// Names that were taken from other images.
     pub renamed: Vec<Renamed>,
-    /// What could not be kept on this host.
-    pub warnings: Vec<String>,
 }
 
 /// Loads all images of an archive.
@@ -101,8 +99,11 @@ pub fn load(store: &Store, input: Input<'_>) -> Result<Outcome, LoadError> {
     if found.is_empty() {
         return Err(LoadError::NoImage);
     }
+    let sizes = found.iter().flat_map(|image| &image.layers).filter_map(|layer| layer.size);
+    // What is compressed takes at least as much when it is not.
+    store.check_space(sizes.sum())?;
     for found in found {
-        let loaded = load_image(&mut transaction, &source, found, &mut outcome.warnings)?;
+        let loaded = load_image(&mut transaction, &source, found)?;
         outcome.images.push(loaded);
     }
     outcome.renamed = transaction.commit()?;
@@ -113,7 +114,6 @@ fn load_image(
     transaction: &mut Transaction<'_>,
     source: &Source,
     found: Found,
-    warnings: &mut Vec<String>,
 ) -> Result<Loaded, LoadError> {
     let diff_ids = diff_ids(&found.config)?;
     if diff_ids.len() != found.layers.len() {
@@ -137,7 +137,6 @@ fn load_image(
         };
         intake.add(&expected, raw)?;
     }
-    warnings.append(&mut intake.warnings);
     intake.finish(found.config, found.manifest, found.names)
 }
 

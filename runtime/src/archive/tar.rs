@@ -12,11 +12,13 @@
 mod header;
 mod pax;
 mod sparse;
+mod write;
 
 use std::io::{self, Read, Seek, SeekFrom};
 
 use header::{BLOCK, Header};
 pub use sparse::Segment;
+pub use write::TarWriter;
 
 /// Largest extended header (PAX records, GNU long names): Go's limit is 1 MiB, but a PAX header
 /// may carry a 64 KiB attribute many times over.
@@ -178,6 +180,11 @@ impl<R: Skip> TarReader<R> {
     /// Whether the end marker (two blocks of zeros) was met, rather than the end of the stream.
     pub fn saw_end(&self) -> bool {
         self.ended
+    }
+
+    /// The stream, to steer it; what is read from it is missing from the archive.
+    pub fn input_mut(&mut self) -> &mut R {
+        &mut self.input
     }
 
     /// The stream, wherever reading has got to.

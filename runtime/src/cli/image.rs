@@ -7,17 +7,17 @@ pub mod list;
 pub mod load;
 pub mod prune;
 pub mod rmi;
+pub mod save;
 pub mod tag;
 
 use std::io::{self, Write};
 use std::path::Path;
 
 use super::{Context, Failure};
-use crate::archive::load::Outcome;
 use crate::archive::source::Input;
 use crate::container::using_image;
 use crate::digest::Digest;
-use crate::store::{Store, StoreError};
+use crate::store::{Renamed, Store, StoreError};
 
 /// `cowl image COMMAND`
 #[derive(Debug, clap::Args)]
@@ -45,6 +45,8 @@ enum Command {
     /// Remove images, or names of images
     #[command(alias = "remove")]
     Rm(rmi::Args),
+    /// Save images to an archive that `cowl load`, Docker and Podman load
+    Save(save::Args),
     /// Give an image another name
     Tag(tag::Args),
 }
@@ -59,12 +61,13 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         Command::Ls(args) => list::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
+        Command::Save(args) => save::run(args, context),
         Command::Tag(args) => tag::run(args, context),
     }
 }
 
 /// The containers that use an image.
-fn users(store: &Store, id: &Digest) -> Result<Vec<String>, StoreError> {
+pub(super) fn users(store: &Store, id: &Digest) -> Result<Vec<String>, StoreError> {
     using_image(store.root(), &id.to_string()).map_err(|error| {
         StoreError::Conflict(format!("cannot tell which containers use the image: {error}"))
     })
@@ -84,13 +87,10 @@ fn check_stdin(input: Input<'_>, hint: &str) -> Result<(), Failure> {
     Ok(())
 }
 
-/// Tells on stderr what the store could not keep, and which names moved.
-fn remark(outcome: &Outcome) {
+/// Tells on stderr which names moved.
+pub(super) fn remark(renamed: &[Renamed]) {
     let mut stderr = io::stderr().lock();
-    for warning in &outcome.warnings {
-        writeln!(stderr, "cowl: warning: {warning}").ok();
-    }
-    for renamed in &outcome.renamed {
+    for renamed in renamed {
         writeln!(
             stderr,
             "The image {} already exists, renaming the old one with ID {} to empty string",

@@ -11,16 +11,20 @@ use std::ffi::{CStr, OsStr, OsString};
 use std::fmt;
 use std::fs::{self, Metadata};
 use std::io;
-use std::os::unix::ffi::OsStrExt;
+use std::os::unix::ffi::{OsStrExt, OsStringExt};
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use super::record::same_path;
 use super::{Container, Error, io_error};
 use crate::sys::attribute;
+use crate::view::View;
 
 /// The id that the kernel shows for owners a user namespace does not have.
 const OVERFLOW_ID: u32 = 65_534;
+
+/// The mode of a directory that no layer describes.
+const IMPLIED_MODE: u32 = 0o755;
 
 /// The file that marks an opaque directory where there are no xattrs.
 const OPAQUE_MARKER: &str = ".wh..wh..opq";
@@ -49,19 +53,23 @@ impl fmt::Display for Kind {
 /// The attribute that keeps owners which the host refuses.
 const KEPT_OWNER: &CStr = c"user.containers.override_stat";
 
-/// Something in a layer.
-#[derive(Debug)]
-struct Found {
-    place: PathBuf,
-    metadata: Metadata,
+/// The attributes that tell whether a directory is as it was.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Attributes {
+    is_dir: bool,
+    mode: u32,
+    uid: u32,
+    gid: u32,
+    mtime: (i64, i64),
 }
 
-/// The layers below a write layer, topmost first.
-#[derive(Debug)]
-struct Lowers {
-    layers: Vec<PathBuf>,
-    /// One filesystem only, owners that are not mapped shown as root's: this machine's own root.
-    machine: bool,
+/// The layers below a write layer.
+enum Lowers {
+    /// An image's.
+    Image(View),
+    /// This machine's own root filesystem, one filesystem only, owners that are not mapped shown
+    /// as root's.
+    Machine(PathBuf),
 }
 
 fn is_whiteout(path: &Path, found: &Metadata) -> bool {
@@ -105,95 +113,124 @@ fn lstat(path: &Path) -> Result<Option<Metadata>, Error> {
     }
 }
 
+fn absent(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory)
+}
+
 impl Lowers {
     /// What the layers below show at `path` (relative to the root).
-    fn find(&self, path: &Path) -> Result<Option<Found>, Error> {
-        for layer in &self.layers {
-            let root = lstat(layer)?;
-            let mut here = layer.clone();
-            let mut last = root.clone();
-            let mut opaque = false;
-            for part in path {
-                // What is mounted on the machine's root filesystem shows as empty.
-                if self.machine
-                    && last.as_ref().map(Metadata::dev) != root.as_ref().map(Metadata::dev)
-                {
-                    return Ok(None);
-                }
-                here.push(part);
-                last = lstat(&here)?;
-                match &last {
-                    None => break,
-                    Some(found) if is_whiteout(&here, found) => return Ok(None),
-                    Some(found) => opaque |= found.is_dir() && is_opaque(&here),
-                }
+    fn find(&self, path: &Path) -> Result<Option<Attributes>, Error> {
+        match self {
+            Self::Image(view) => {
+                let damaged = io_error("look into the layers for", path);
+                image(view, path.as_os_str().as_bytes()).map_err(damaged)
             }
-            if let Some(metadata) = last {
-                return Ok(Some(Found { place: here, metadata }));
-            }
-            // Something that is no directory hides what lies below it in lower layers.
-            if opaque || self.blocked(layer, path)? {
-                return Ok(None);
-            }
+            Self::Machine(root) => machine(root, path),
         }
-        Ok(None)
-    }
-
-    /// Whether a layer has something other than a directory above `path`.
-    fn blocked(&self, layer: &Path, path: &Path) -> Result<bool, Error> {
-        for above in path.ancestors().skip(1).filter(|above| !above.as_os_str().is_empty()) {
-            if let Some(found) = lstat(&layer.join(above))? {
-                return Ok(!found.is_dir());
-            }
-        }
-        Ok(false)
     }
 
     /// Names that the layers below show in a directory.
     fn names(&self, dir: &Path) -> Result<Vec<OsString>, Error> {
-        let mut names = Vec::new();
-        for layer in &self.layers {
-            match fs::read_dir(layer.join(dir)) {
-                Ok(entries) => {
-                    for entry in entries {
-                        let name = entry.map_err(io_error("list", dir))?.file_name();
-                        if !names.contains(&name) && self.find(&dir.join(&name))?.is_some() {
-                            names.push(name);
-                        }
+        match self {
+            Self::Image(view) => {
+                let names = view.names(dir.as_os_str().as_bytes());
+                let names = names.map_err(io_error("look into the layers for", dir))?;
+                Ok(names.into_iter().map(OsString::from_vec).collect())
+            }
+            Self::Machine(root) => {
+                let mut names = Vec::new();
+                let place = root.join(dir);
+                let entries = match fs::read_dir(&place) {
+                    Err(error) if absent(&error) => return Ok(names),
+                    other => other.map_err(io_error("list", &place))?,
+                };
+                for entry in entries {
+                    let name = entry.map_err(io_error("list", &place))?.file_name();
+                    if machine(root, &dir.join(&name))?.is_some() {
+                        names.push(name);
                     }
                 }
-                Err(error)
-                    if matches!(
-                        error.kind(),
-                        io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
-                    ) => {}
-                Err(error) => return Err(io_error("list", &layer.join(dir))(error)),
+                Ok(names)
             }
         }
-        Ok(names)
-    }
-
-    fn owner(&self, id: u32) -> u32 {
-        if self.machine && id == OVERFLOW_ID { 0 } else { id }
-    }
-
-    /// Whether a directory of the write layer still has the attributes it had.
-    fn same_attributes(&self, upper: &Found, lower: &Found) -> bool {
-        // Where the host refuses owners they are kept aside, with the mode.
-        let kept = |found: &Found| attribute::of_path(&found.place, KEPT_OWNER);
-        if kept(upper) != kept(lower) {
-            return false;
-        }
-        let (upper, lower) = (&upper.metadata, &lower.metadata);
-        upper.mode() == lower.mode()
-            && upper.uid() == self.owner(lower.uid())
-            && upper.gid() == self.owner(lower.gid())
-            && (upper.mtime(), upper.mtime_nsec()) == (lower.mtime(), lower.mtime_nsec())
     }
 }
 
-/// Paths relative to the root, with what happened to them, in the order of their bytes.
-type Changes = BTreeMap<PathBuf, Kind>;
+fn image(view: &View, path: &[u8]) -> io::Result<Option<Attributes>> {
+    let Some(node) = view.find(path)? else { return Ok(None) };
+    let is_dir = node.kind == cowl_fs::attr::Kind::Dir;
+    let attr = view.attr(&node)?;
+    Ok(Some(Attributes {
+        is_dir,
+        // What no layer describes is root's, and of no time.
+        mode: attr.map_or(IMPLIED_MODE, |attr| u32::from(attr.perm)),
+        uid: attr.map_or(0, |attr| attr.uid),
+        gid: attr.map_or(0, |attr| attr.gid),
+        mtime: attr.map_or((0, 0), |attr| (attr.mtime.sec, i64::from(attr.mtime.nsec))),
+    }))
+}
+
+fn machine(root: &Path, path: &Path) -> Result<Option<Attributes>, Error> {
+    let top = lstat(root)?.map(|found| found.dev());
+    let mut here = root.to_owned();
+    let mut last = lstat(root)?;
+    for part in path {
+        // What is mounted on the machine's root filesystem shows as empty.
+        if last.as_ref().map(Metadata::dev) != top {
+            return Ok(None);
+        }
+        here.push(part);
+        last = lstat(&here)?;
+    }
+    let owner = |id| if id == OVERFLOW_ID { 0 } else { id };
+    Ok(last.map(|found| Attributes {
+        uid: owner(found.uid()),
+        gid: owner(found.gid()),
+        ..attributes(&found)
+    }))
+}
+
+fn attributes(found: &Metadata) -> Attributes {
+    Attributes {
+        is_dir: found.is_dir(),
+        mode: found.mode() & 0o7777,
+        uid: found.uid(),
+        gid: found.gid(),
+        mtime: (found.mtime(), found.mtime_nsec()),
+    }
+}
+
+/// The attributes of something in the write layer. Where the host refuses owners they are kept
+/// aside, with the mode.
+fn own_attributes(place: &Path, found: &Metadata) -> Attributes {
+    let plain = attributes(found);
+    let kept = attribute::of_path(place, KEPT_OWNER);
+    let Some(kept) = kept.and_then(|kept| String::from_utf8(kept).ok()) else { return plain };
+    let mut fields = kept.split(':');
+    let mut next = |radix| u32::from_str_radix(fields.next()?, radix).ok();
+    match (next(10), next(10), next(8)) {
+        (Some(uid), Some(gid), Some(mode)) => Attributes { uid, gid, mode: mode & 0o7777, ..plain },
+        _ => plain,
+    }
+}
+
+/// What happened to a path, and what a layer must say about it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// What happened.
+    pub kind: Kind,
+    /// It is a directory through which nothing of the layers below shows.
+    pub opaque: bool,
+}
+
+impl From<Kind> for Change {
+    fn from(kind: Kind) -> Self {
+        Self { kind, opaque: false }
+    }
+}
+
+/// Paths relative to the root, with what happened to them: a directory before what is in it.
+pub type Changes = BTreeMap<PathBuf, Change>;
 
 struct Scan<'a> {
     upper: PathBuf,
@@ -234,7 +271,7 @@ impl Scan<'_> {
         if is_whiteout(&place, &found) {
             let existed = before.is_some();
             if existed {
-                self.changes.insert(path.to_owned(), Kind::Deleted);
+                self.changes.insert(path.to_owned(), Kind::Deleted.into());
             }
             return Ok(existed);
         }
@@ -243,16 +280,17 @@ impl Scan<'_> {
                 return Ok(false);
             }
             let kind = if before.is_some() { Kind::Changed } else { Kind::Added };
-            self.changes.insert(path.to_owned(), kind);
+            self.changes.insert(path.to_owned(), kind.into());
             return Ok(true);
         }
         if let Some(moved) = redirect(&place, parent_origin) {
-            self.changes.insert(path.to_owned(), kind_of(before.as_ref()));
+            let change = Change { kind: kind_of(before.as_ref()), opaque: true };
+            self.changes.insert(path.to_owned(), change);
             self.directory(path, Some(&moved))?;
             self.shown_anew(path, &moved)?;
             return Ok(true);
         }
-        let merged = before.as_ref().filter(|before| before.metadata.is_dir());
+        let merged = before.as_ref().filter(|before| before.is_dir);
         match (merged, &origin) {
             (Some(before), Some(origin)) => {
                 let opaque = is_opaque(&place);
@@ -260,10 +298,10 @@ impl Scan<'_> {
                 if opaque {
                     changed |= self.opaque(path, origin)?;
                 }
-                let changed = changed
-                    || !self.lowers.same_attributes(&Found { place, metadata: found }, before);
+                let changed = changed || own_attributes(&place, &found) != *before;
                 if changed {
-                    self.changes.insert(path.to_owned(), Kind::Changed);
+                    let change = Change { kind: Kind::Changed, opaque };
+                    self.changes.insert(path.to_owned(), change);
                 }
                 Ok(changed)
             }
@@ -272,7 +310,7 @@ impl Scan<'_> {
                 if before.is_none() && !inner && self.is_mountpoint(path) {
                     return Ok(false);
                 }
-                self.changes.insert(path.to_owned(), kind_of(before.as_ref()));
+                self.changes.insert(path.to_owned(), kind_of(before.as_ref()).into());
                 Ok(true)
             }
         }
@@ -289,7 +327,7 @@ impl Scan<'_> {
             } else {
                 Kind::Deleted
             };
-            self.changes.insert(child, kind);
+            self.changes.entry(child).or_insert_with(|| kind.into()).kind = kind;
         }
         Ok(any)
     }
@@ -300,16 +338,17 @@ impl Scan<'_> {
         for name in self.lowers.names(moved)? {
             let (child, old) = (path.join(&name), moved.join(&name));
             match self.changes.get(&child) {
-                Some(Kind::Deleted) => {
+                Some(Change { kind: Kind::Deleted, .. }) => {
                     // Never was at this place: nothing to tell.
                     self.changes.remove(&child);
                     continue;
                 }
                 _ => {
-                    self.changes.insert(child.clone(), Kind::Added);
+                    let change = self.changes.entry(child.clone()).or_insert(Kind::Added.into());
+                    change.kind = Kind::Added;
                 }
             }
-            if self.lowers.find(&old)?.is_some_and(|found| found.metadata.is_dir()) {
+            if self.lowers.find(&old)?.is_some_and(|found| found.is_dir) {
                 self.shown_anew(&child, &old)?;
             }
         }
@@ -322,42 +361,89 @@ impl Scan<'_> {
     }
 }
 
-fn kind_of(before: Option<&Found>) -> Kind {
+fn kind_of(before: Option<&Attributes>) -> Kind {
     if before.is_some() { Kind::Changed } else { Kind::Added }
 }
 
 /// What a container changed: absolute paths in the order of their bytes.
+///
+/// # Errors
+/// When the write layer or a layer below cannot be read.
 pub fn diff(container: &Container) -> Result<Vec<(Kind, PathBuf)>, Error> {
-    let layers = container.config.layers.iter().map(|layer| OsString::from(layer).into()).collect();
-    let machine = container.config.image_id.is_none();
+    let mut all: Vec<_> = changes(container)?
+        .into_iter()
+        .map(|(path, change)| (change.kind, Path::new("/").join(path)))
+        .collect();
+    all.sort_by(|(_, a), (_, b)| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
+    Ok(all)
+}
+
+/// What a container changed, as a layer has to say it.
+///
+/// # Errors
+/// When the write layer or a layer below cannot be read.
+pub fn changes(container: &Container) -> Result<Changes, Error> {
+    let layers: Vec<PathBuf> =
+        container.config.layers.iter().map(|layer| OsString::from(layer).into()).collect();
+    let lowers = if container.config.image_id.is_none() {
+        Lowers::Machine(PathBuf::from("/"))
+    } else {
+        Lowers::Image(View::open(&layers).map_err(io_error("open the layers of", &container.dir))?)
+    };
     let mut scan = Scan {
         upper: container.dir.join("upper"),
-        lowers: Lowers { layers, machine },
+        lowers,
         container,
         changes: Changes::new(),
     };
     scan.directory(Path::new(""), Some(Path::new("")))?;
-    let mut all: Vec<_> =
-        scan.changes.into_iter().map(|(path, kind)| (kind, Path::new("/").join(path))).collect();
-    all.sort_by(|(_, a), (_, b)| a.as_os_str().as_bytes().cmp(b.as_os_str().as_bytes()));
-    Ok(all)
+    Ok(scan.changes)
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::{Config, ContainerId, State};
     use super::*;
+    use cowl_fs::attr::Time;
+    use cowl_fs::packed::{INDEX, Meta, Objects, Writer};
     use nix::sys::stat::{Mode, SFlag, mknod};
+    use std::sync::Arc;
+
+    const THEN: i64 = 1_000_000_000;
+
+    /// A packed layer of directories and empty files.
+    fn layer(dir: &Path, directories: &[&str], files: &[&str]) -> PathBuf {
+        fs::create_dir_all(dir).unwrap();
+        let objects = Arc::new(Objects::new(dir, dir).unwrap());
+        let mut writer = Writer::create(dir, objects, None).unwrap();
+        let meta = |perm| Meta {
+            perm,
+            uid: nix::unistd::geteuid().as_raw(),
+            gid: nix::unistd::getegid().as_raw(),
+            mtime: Time { sec: THEN, nsec: 0 },
+            ..Meta::default()
+        };
+        for path in directories {
+            writer.dir(path.as_bytes(), &meta(0o755)).unwrap();
+        }
+        for path in files {
+            writer.file(path.as_bytes(), &meta(0o644), 0, None, &mut io::empty()).unwrap();
+        }
+        writer.finish().unwrap();
+        dir.join(INDEX)
+    }
 
     #[test]
     fn added_changed_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
+        let low = layer(
+            &at("low"),
+            &["etc", "keep", "gone"],
+            &["etc/passwd", "gone/x", "etc/old"],
+        );
+        let top = layer(&at("top"), &["opt"], &["opt/f"]);
         for made in [
-            "low/etc",
-            "low/keep",
-            "low/gone",
-            "top/opt",
             "upper/etc",
             "upper/keep",
             "upper/new/sub",
@@ -367,10 +453,6 @@ mod tests {
             fs::create_dir_all(at(made)).unwrap();
         }
         for (file, text) in [
-            ("low/etc/passwd", "a"),
-            ("low/gone/x", ""),
-            ("low/etc/old", ""),
-            ("top/opt/f", ""),
             ("upper/etc/passwd", "b"),
             ("upper/new/sub/f", ""),
             ("upper/etc/hosts", ""),
@@ -384,11 +466,13 @@ mod tests {
                 return; // an ordinary user outside of a namespace
             }
         }
-        let time = fs::metadata(at("low/keep")).unwrap().modified().unwrap();
+        let time = std::time::UNIX_EPOCH + std::time::Duration::from_secs(THEN.unsigned_abs());
         fs::File::open(at("upper/keep")).unwrap().set_modified(time).unwrap();
+        fs::set_permissions(at("upper/keep"), std::os::unix::fs::PermissionsExt::from_mode(0o755))
+            .unwrap();
         let id = ContainerId::random().unwrap();
         let config = Config {
-            layers: vec![at("top").into(), at("low").into()],
+            layers: vec![top.into(), low.into()],
             image_id: Some("i".into()),
             ..Config::new(id, "n".into(), "i".into())
         };

@@ -11,6 +11,8 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
+use cowl_fs::packed::{INDEX, Packed};
+
 use super::{Context, Store, StoreError, StoreLock, durable, remove_tree};
 
 impl Store {
@@ -61,9 +63,38 @@ impl Store {
                 fs::rename(&path, dead).on("remove", &path)?;
             }
         }
+        self.discard_objects(&layers)?;
         for directory in [self.root.clone(), self.path("images")] {
             for name in list(&directory)? {
                 if name.as_bytes().starts_with(durable::TEMPORARY_PREFIX.as_bytes()) {
+                    durable::remove(&directory.join(name))?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Store {
+    /// Removes the objects that no layer refers to. While a layer cannot be read nobody knows what
+    /// it refers to, and all stay; `system fsck` says what is wrong with it.
+    fn discard_objects(&self, layers: &BTreeSet<OsString>) -> Result<(), StoreError> {
+        let mut used = BTreeSet::new();
+        for layer in layers {
+            let Ok(packed) = Packed::open(&self.path("layers").join(layer).join(INDEX)) else {
+                return Ok(());
+            };
+            for object in packed.objects() {
+                let Ok((digest, _)) = object else { return Ok(()) };
+                used.insert(digest.to_string());
+            }
+        }
+        let objects = self.path("objects");
+        for start in list(&objects)? {
+            let directory = objects.join(&start);
+            for name in list(&directory)? {
+                let digest = [start.as_bytes(), name.as_bytes()].concat();
+                if !std::str::from_utf8(&digest).is_ok_and(|digest| used.contains(digest)) {
                     durable::remove(&directory.join(name))?;
                 }
             }

@@ -23,7 +23,13 @@ fn add(store: &Store, label: &str, layers: &[&str], names: &[&str]) -> Digest {
         };
         if transaction.find_layer(diff_id, chain_id).unwrap().is_none() {
             let staged = transaction.stage_layer().unwrap();
-            fs::write(staged.diff().join("file"), layer).unwrap();
+            let mut writer = staged.writer().unwrap();
+            let meta = cowl_fs::packed::Meta::default();
+            let content = layer.repeat(LARGE);
+            writer
+                .file(b"file", &meta, content.len() as u64, None, &mut content.as_bytes())
+                .unwrap();
+            writer.finish().unwrap();
             transaction.add_layer(staged, info.clone(), chain_id).unwrap();
         }
         records.push(LayerRecord {
@@ -42,6 +48,15 @@ fn add(store: &Store, label: &str, layers: &[&str], names: &[&str]) -> Digest {
     transaction.add_image(record, config, None, names);
     transaction.commit().unwrap();
     id
+}
+
+/// Makes a content large enough to become an object of its own.
+const LARGE: usize = 100_000;
+
+/// Every object in the store.
+fn objects(store: &Store) -> usize {
+    let directories = fs::read_dir(store.path("objects")).unwrap();
+    directories.map(|found| fs::read_dir(found.unwrap().path()).unwrap().count()).sum()
 }
 
 fn layers(store: &Store) -> usize {
@@ -64,9 +79,8 @@ fn images_are_found_by_name_id_and_prefix() {
     assert!(matches!(store.resolve("UPPER"), Err(StoreError::Reference(_))));
     let image = store.resolve("debian").unwrap();
     assert_eq!(image.size(), 10);
-    let files: Vec<_> = image.layer_dirs().iter().map(|dir| fs::read(dir.join("file"))).collect();
-    assert_eq!(files.len(), 1);
-    assert_eq!(files[0].as_ref().unwrap(), b"base");
+    assert_eq!(image.layer_dirs().len(), 1);
+    assert!(crate::view::open(&image.layer_dirs()[0]).unwrap().lookup(b"file").unwrap().is_some());
     add(&store, "b", &["base"], &[]);
     assert!(matches!(store.resolve(""), Err(StoreError::Reference(_))));
 }
@@ -77,13 +91,13 @@ fn shared_layers_go_with_their_last_image() {
     let store = Store::open(directory.path()).unwrap();
     add(&store, "a", &["base", "one"], &["a"]);
     add(&store, "b", &["base", "two"], &["b"]);
-    assert_eq!(layers(&store), 3);
+    assert_eq!((layers(&store), objects(&store)), (3, 3));
     let removed = rmi(&store, "a", false).unwrap();
     assert_eq!(removed.len(), 3, "{removed:?}");
     assert_eq!(removed[0], Removed::Untagged("a:latest".to_owned()));
-    assert_eq!(layers(&store), 2);
+    assert_eq!((layers(&store), objects(&store)), (2, 2));
     rmi(&store, "b", false).unwrap();
-    assert_eq!(layers(&store), 0);
+    assert_eq!((layers(&store), objects(&store)), (0, 0));
     assert_eq!(fs::read_dir(store.path("blobs/sha256")).unwrap().count(), 0);
     assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
     assert!(!store.path("dirty").exists());
@@ -128,8 +142,10 @@ fn what_a_killed_load_left_is_reclaimed() {
     let store = Store::open(directory.path()).unwrap();
     add(&store, "a", &["base"], &["a"]);
     // As after kill -9: staged files, a published layer without its image, the note.
-    fs::create_dir_all(store.path("tmp/1-1-1/layer-0/diff/deep")).unwrap();
+    fs::create_dir_all(store.path("tmp/1-1-1/layer-0/deep")).unwrap();
     fs::create_dir(store.path("layers").join(Digest::of(b"x").hex())).unwrap();
+    fs::create_dir(store.path("objects/zz")).unwrap();
+    fs::write(store.path("objects/zz/orphan"), "").unwrap();
     fs::write(store.path("dirty"), "").unwrap();
     // Not while another command is loading.
     let other = store.begin().unwrap();
@@ -137,7 +153,7 @@ fn what_a_killed_load_left_is_reclaimed() {
     assert_eq!(layers(&store), 2);
     drop(other);
     Store::open(directory.path()).unwrap();
-    assert_eq!(layers(&store), 1);
+    assert_eq!((layers(&store), objects(&store)), (1, 1));
     assert_eq!(fs::read_dir(store.path("tmp")).unwrap().count(), 0);
 }
 
@@ -148,9 +164,12 @@ fn other_directories_and_newer_stores_are_refused() {
     assert!(matches!(Store::open(directory.path()), Err(StoreError::NotAStore(_))));
     let directory = tempfile::tempdir().unwrap();
     Store::open(directory.path()).unwrap();
-    let version = r#"{"format":"cowl-store","version":2}"#;
+    let version = r#"{"format":"cowl-store","version":3}"#;
     fs::write(directory.path().join("version.json"), version).unwrap();
     assert!(matches!(Store::open(directory.path()), Err(StoreError::Newer { .. })));
+    fs::write(directory.path().join("version.json"), version.replace('3', "1")).unwrap();
+    let error = Store::open(directory.path()).unwrap_err().to_string();
+    assert!(error.contains("unpacked layers") && error.contains("--root"), "{error}");
 }
 
 #[test]

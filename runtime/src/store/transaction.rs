@@ -11,16 +11,26 @@ use std::os::fd::AsFd;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
-use super::{Context, LayerInfo, PRIVATE, Store, StoreError, StoreLock, durable, remove_tree};
+use cowl_fs::packed::{Objects, PackError, Writer};
+
+use super::layer::STREAM;
+use super::{
+    Context, LayerInfo, PRIVATE, Store, StoreError, StoreLock, durable, packed, remove_tree,
+};
 use crate::digest::Digest;
 use crate::image::ImageRecord;
 use crate::reference::Reference;
+
+/// From a layer's directory to the objects of the store.
+const OBJECTS_OF_LAYER: &str = "../../objects";
 
 /// Images and layers about to be added.
 #[derive(Debug)]
 pub struct Transaction<'store> {
     store: &'store Store,
+    objects: Arc<Objects>,
     staging: Staging,
     layers: BTreeMap<String, (LayerInfo, PathBuf)>,
     images: Vec<NewImage>,
@@ -41,12 +51,26 @@ struct NewImage {
 #[derive(Debug)]
 pub struct StagedLayer {
     path: PathBuf,
+    objects: Arc<Objects>,
 }
 
 impl StagedLayer {
-    /// The directory into which the layer's tree is unpacked.
-    pub fn diff(&self) -> PathBuf {
-        self.path.join("diff")
+    /// Its directory.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// What its contents are written with.
+    ///
+    /// # Errors
+    /// When its files cannot be made.
+    pub fn writer(&self) -> Result<Writer, PackError> {
+        Writer::create(&self.path, Arc::clone(&self.objects), Some(Path::new(OBJECTS_OF_LAYER)))
+    }
+
+    /// Where the record of its stream goes.
+    pub fn stream(&self) -> PathBuf {
+        self.path.join(STREAM)
     }
 }
 
@@ -83,10 +107,14 @@ impl<'store> Transaction<'store> {
         let gc = StoreLock::shared(&store.path("gc.lock"))?;
         store.mark_dirty()?;
         let path = store.path("tmp").join(durable::unique_name(""));
-        fs::DirBuilder::new().mode(PRIVATE).create(&path).on("create", &path)?;
+        let objects = path.join("objects");
+        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&objects).on("create", &path)?;
+        let staging = Staging { path };
+        let objects = Objects::new(&store.path("objects"), &objects).map_err(packed)?;
         Ok(Transaction {
             store,
-            staging: Staging { path },
+            objects: Arc::new(objects),
+            staging,
             layers: BTreeMap::new(),
             images: Vec::new(),
             next: 0,
@@ -99,8 +127,8 @@ impl<'store> Transaction<'store> {
         &self.staging.path
     }
 
-    /// The layer `diff_id` on the chain that ends in `chain_id`, staged or in the store, and the
-    /// directory of its tree.
+    /// The layer `diff_id` on the chain that ends in `chain_id`, staged or in the store, and its
+    /// directory.
     ///
     /// # Errors
     /// When the store cannot be read or is damaged.
@@ -114,12 +142,12 @@ impl<'store> Transaction<'store> {
                 && info.diff_id == diff_id
                 && info.directory(chain_id) == directory
             {
-                return Ok(Some((info.clone(), path.join("diff"))));
+                return Ok(Some((info.clone(), path.clone())));
             }
         }
         let found = self.store.find_layer(diff_id, chain_id)?;
         Ok(found.map(|info| {
-            let path = self.store.layer_path(&info.directory(chain_id)).join("diff");
+            let path = self.store.layer_path(&info.directory(chain_id));
             (info, path)
         }))
     }
@@ -131,13 +159,12 @@ impl<'store> Transaction<'store> {
     pub fn stage_layer(&mut self) -> Result<StagedLayer, StoreError> {
         let path = self.staging.path.join(format!("layer-{}", self.next));
         self.next += 1;
-        let diff = path.join("diff");
-        fs::DirBuilder::new().recursive(true).mode(PRIVATE).create(&diff).on("create", &diff)?;
-        Ok(StagedLayer { path })
+        fs::DirBuilder::new().mode(PRIVATE).create(&path).on("create", &path)?;
+        Ok(StagedLayer { path, objects: Arc::clone(&self.objects) })
     }
 
     /// Takes a finished layer, to be published under the name that `chain_id` and `info` give it;
-    /// returns that name and the directory of its tree.
+    /// returns its directory.
     ///
     /// # Errors
     /// When its description cannot be written.
@@ -148,9 +175,9 @@ impl<'store> Transaction<'store> {
         chain_id: Digest,
     ) -> Result<PathBuf, StoreError> {
         durable::write_json(&layer.path.join("layer.json"), &info)?;
-        let diff = layer.diff();
+        let path = layer.path.clone();
         self.layers.insert(info.directory(chain_id), (info, layer.path));
-        Ok(diff)
+        Ok(path)
     }
 
     /// Takes an image whose layers have all been found or added.
@@ -175,6 +202,8 @@ impl<'store> Transaction<'store> {
         let mut renamed = Vec::new();
         {
             let _lock = StoreLock::exclusive(&store.path("lock"))?;
+            // Before what refers to them.
+            self.objects.publish().map_err(packed)?;
             for (directory, (_, staged)) in &self.layers {
                 // Another load may have published the same layer meanwhile.
                 if !store.has_layer(directory) {

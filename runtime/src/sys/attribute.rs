@@ -102,3 +102,30 @@ pub fn of_path(path: &std::path::Path, name: &CStr) -> Option<Vec<u8>> {
     })
     .ok()
 }
+
+/// All attributes of `entry` in `dir`, which may be a symbolic link and is not followed.
+pub fn all_of_entry(dir: BorrowedFd<'_>, entry: &[u8]) -> Result<Vec<Attribute>, Errno> {
+    let path = by_descriptor(dir, entry)?;
+    let names = match sized(|buffer, length| {
+        // SAFETY: a valid C string, and a buffer of the stated length.
+        unsafe { libc::llistxattr(path.as_ptr(), buffer.cast(), length) }
+    }) {
+        Err(Errno::EOPNOTSUPP | Errno::ENOENT) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let mut attributes = Vec::new();
+    for name in names.split(|byte| *byte == 0).filter(|name| !name.is_empty()) {
+        let c_name = c_string(name)?;
+        let value = sized(|buffer, length| {
+            // SAFETY: valid C strings, and a buffer of the stated length.
+            unsafe { libc::lgetxattr(path.as_ptr(), c_name.as_ptr(), buffer.cast(), length) }
+        });
+        match value {
+            Ok(value) => attributes.push((name.to_vec(), value)),
+            // Removed between the two calls, or not for us to see.
+            Err(Errno::ENODATA | Errno::EOPNOTSUPP | Errno::EPERM | Errno::ENOENT) => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(attributes)
+}

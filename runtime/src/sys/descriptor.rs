@@ -98,6 +98,7 @@ pub fn close_all_but(keep: BorrowedFd<'_>) -> nix::Result<()> {
 /// ends, and start with no signal blocked or ignored, in a session of its own.
 pub fn attend(command: &mut Command, fds: &[BorrowedFd<'_>], death: Signal) {
     let fds: Vec<RawFd> = fds.iter().map(AsRawFd::as_raw_fd).collect();
+    let parent = nix::unistd::getpid();
     let before_exec = move || {
         for fd in &fds {
             // SAFETY: clears a flag of a descriptor that is open in the parent at fork.
@@ -106,6 +107,10 @@ pub fn attend(command: &mut Command, fds: &[BorrowedFd<'_>], death: Signal) {
         nix::unistd::setsid()?;
         default_signals()?;
         prctl::set_pdeathsig(death)?;
+        // A parent that was killed before this sends no signal any more.
+        if nix::unistd::getppid() != parent {
+            return Err(Errno::ESRCH.into());
+        }
         Ok(())
     };
     // SAFETY: only system calls between fork and exec; no allocation, no lock.

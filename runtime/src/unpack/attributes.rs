@@ -7,6 +7,7 @@
 
 use std::os::fd::{AsFd, BorrowedFd};
 
+use cowl_fs::attr::Attr;
 use nix::errno::Errno;
 use nix::fcntl::AtFlags;
 use nix::sys::stat::{
@@ -55,6 +56,19 @@ impl Attributes {
             // Docker's rule: not earlier than the last change.
             times: Some((entry.atime.unwrap_or(entry.mtime).max(entry.mtime), entry.mtime)),
             xattrs: entry.xattrs.clone(),
+            copied: false,
+        }
+    }
+
+    /// What a packed layer says.
+    pub fn of_packed(attr: &Attr, xattrs: Vec<(Vec<u8>, Vec<u8>)>) -> Attributes {
+        let mtime = Time { seconds: attr.mtime.sec, nanoseconds: attr.mtime.nsec };
+        Attributes {
+            uid: attr.uid,
+            gid: attr.gid,
+            mode: u32::from(attr.perm),
+            times: Some((mtime, mtime)),
+            xattrs,
             copied: false,
         }
     }

@@ -11,11 +11,11 @@ use nix::sys::stat::{FileStat, Mode, SFlag, fstatat, mknodat};
 use nix::unistd::{Whence, linkat, lseek, symlinkat};
 
 use super::attributes::{self, Attributes};
-use super::name;
 use super::node::errno;
 use super::place::Place;
 use super::union::{is_whiteout, kind};
 use super::{Context, UnpackError, Unpacker, refused};
+use crate::archive::name;
 use crate::archive::tar::{Entry, show};
 
 impl Unpacker<'_> {

@@ -9,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use super::attributes::{Attributes, DIRECTORY, Losses, apply_to_open};
 use super::{Context, UnpackError};
+use crate::view::View;
 
 /// The id that the kernel shows for owners a user namespace does not have.
 const OVERFLOW_ID: u32 = 65_534;
@@ -18,7 +19,7 @@ const OVERFLOW_ID: u32 = 65_534;
 pub enum Model {
     /// No layer describes it: `root:root` and 0755.
     Implied,
-    /// A layer's directory.
+    /// The root directory of the packed layer with this index.
     Layer(PathBuf),
     /// This machine's root, with owners that are not mapped as root's.
     Machine,
@@ -33,7 +34,17 @@ impl Model {
         };
         match self {
             Self::Implied => Ok(Attributes::implied()),
-            Self::Layer(path) => of(path),
+            Self::Layer(index) => {
+                let view = View::open(std::slice::from_ref(index)).map_err(UnpackError::Layer)?;
+                let Some(root) = view.find(b"").map_err(UnpackError::Layer)? else {
+                    return Ok(Attributes::implied());
+                };
+                let xattrs = view.xattrs(&root).map_err(UnpackError::Layer)?;
+                let attr = view.attr(&root).map_err(UnpackError::Layer)?;
+                Ok(attr.map_or_else(Attributes::implied, |attr| {
+                    Attributes::of_packed(&attr, xattrs)
+                }))
+            }
             Self::Machine => {
                 let mut attributes = of(Path::new("/"))?;
                 for id in [&mut attributes.uid, &mut attributes.gid] {
@@ -57,25 +68,32 @@ impl Model {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{self, FileTimes};
-    use std::os::unix::fs::{MetadataExt, PermissionsExt};
+    use std::fs;
+    use std::os::unix::fs::MetadataExt;
     use std::time::{Duration, UNIX_EPOCH};
+
+    use cowl_fs::packed::{INDEX, Meta, Objects, Writer};
 
     use super::*;
 
     #[test]
     fn a_write_layer_looks_like_its_model() {
         let dir = tempfile::tempdir().unwrap();
-        let (layer, upper) = (dir.path().join("layer"), dir.path().join("upper"));
-        fs::create_dir(&layer).unwrap();
+        let upper = dir.path().join("upper");
         fs::create_dir(&upper).unwrap();
         let then = UNIX_EPOCH + Duration::new(1_000_000, 7);
-        fs::set_permissions(&layer, fs::Permissions::from_mode(0o1751)).unwrap();
-        let open = File::open(&layer).unwrap();
-        crate::sys::attribute::set(open.as_fd(), b"user.colour", b"red").unwrap();
-        open.set_times(FileTimes::new().set_accessed(then).set_modified(then)).unwrap();
+        let objects = std::sync::Arc::new(Objects::new(dir.path(), dir.path()).unwrap());
+        let mut writer = Writer::create(dir.path(), objects, None).unwrap();
+        let meta = Meta {
+            perm: 0o1751,
+            mtime: cowl_fs::attr::Time { sec: 1_000_000, nsec: 7 },
+            xattrs: vec![(b"user.colour".to_vec(), b"red".to_vec())],
+            ..Meta::default()
+        };
+        writer.dir(b"", &meta).unwrap();
+        writer.finish().unwrap();
 
-        Model::Layer(layer).apply(&upper).unwrap();
+        Model::Layer(dir.path().join(INDEX)).apply(&upper).unwrap();
         let found = fs::metadata(&upper).unwrap();
         assert_eq!(found.mode() & 0o7777, 0o1751);
         assert_eq!(found.modified().unwrap(), then);

@@ -11,9 +11,9 @@ use nix::sys::stat::{Mode, SFlag, fstatat, mkdirat, mknodat};
 use nix::unistd::{UnlinkatFlags, unlinkat};
 
 use super::Unpacker;
-use super::name::{DOT_OPAQUE, dot_whiteout};
 use super::place::Place;
 use super::union::{is_whiteout, kind, open_directory};
+use crate::archive::name::{DOT_OPAQUE, dot_whiteout};
 use crate::sys::attribute as xattr;
 
 impl Unpacker<'_> {

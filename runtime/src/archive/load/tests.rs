@@ -1,5 +1,5 @@
 use std::fs;
-use std::io::Write;
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use super::*;
@@ -116,8 +116,14 @@ fn layouts_as_directory_file_and_compressed_file() {
         assert_eq!(image.config.cmd, ["sh"]);
         let layers = image.layer_dirs();
         assert_eq!(layers.len(), 3);
-        assert_eq!(fs::read(layers[0].join("c")).unwrap(), b"3");
-        assert_eq!(fs::read(layers[2].join("a")).unwrap(), b"1");
+        for (name, at, wanted) in [("c", 0, &c), ("b", 1, &b), ("a", 2, &a)] {
+            let packed = crate::view::open(&layers[at]).unwrap();
+            assert!(packed.lookup(name.as_bytes()).unwrap().is_some());
+            let mut stream = Vec::new();
+            let record = &image.record().layers[2 - at];
+            store.layer_stream(record).unwrap().read_to_end(&mut stream).unwrap();
+            assert_eq!(&stream, wanted);
+        }
         assert_eq!(image.record().layers[1].blob_digest, Digest::of(&gzip(&b)));
         // Again: nothing new, nothing moved.
         assert!(load(&store, Input::Path(path)).unwrap().renamed.is_empty());
@@ -278,4 +284,64 @@ fn links_in_a_directory_do_not_lead_out() {
     let (_top, store) = store();
     let error = load(&store, Input::Path(layout.path())).unwrap_err().to_string();
     assert!(error.contains("no image"), "{error}");
+}
+
+/// What is saved is loaded again as the same images, and saved again as the same archive.
+#[test]
+fn what_is_saved_comes_back() {
+    use crate::archive::save::{save, select};
+    let (a, b, c) = (layer(&[("a", &"1".repeat(200_000))]), layer(&[("b", "2")]), layer(&[]));
+    let layout = Layout::new();
+    let mut one = layout.image(&[&a, &b], &[&gzip(&a), &b]);
+    one["annotations"] = serde_json::json!({"org.opencontainers.image.ref.name": "app:v1"});
+    let mut two = layout.image(&[&a, &c], &[&a, &c]);
+    two["annotations"] = serde_json::json!({"io.containerd.image.name": "reg.io:5000/u/app:v2"});
+    layout.index(&[one.clone(), two]);
+    let (_top, first) = store();
+    load(&first, Input::Path(layout.path())).unwrap();
+    let targets = ["app".to_owned(), "reg.io:5000/u/app:v2".to_owned()];
+    let write = |store: &Store, targets: &[String]| {
+        let mut archive = Vec::new();
+        save(store, &select(store, targets).unwrap(), &mut archive).unwrap();
+        archive
+    };
+    let archive = write(&first, &targets);
+    let (top, second) = store();
+    let path = top.path().join("tmp").with_extension("tar");
+    fs::write(&path, &archive).unwrap();
+    let outcome = load(&second, Input::Path(&path)).unwrap();
+    assert_eq!(outcome.images.len(), 2);
+    for name in ["app:v1", "reg.io:5000/u/app:v2"] {
+        assert_eq!(first.resolve(name).unwrap().id, second.resolve(name).unwrap().id);
+    }
+    assert!(write(&second, &targets) == archive);
+    // By its id an image is saved without a name.
+    let id = first.resolve("app:v1").unwrap().id;
+    let chosen = select(&first, &[id.short(), "app:v1".to_owned(), id.to_string()]).unwrap();
+    assert_eq!(chosen.len(), 1);
+    assert_eq!(chosen[0].names.len(), 1);
+    assert!(select(&first, &["missing".to_owned()]).is_err());
+}
+
+/// A stored layer that was changed behind the store's back is noticed when it is read.
+#[test]
+fn a_damaged_layer_is_not_saved() {
+    let a = layer(&[("a", "content"), ("b", &"large".repeat(50_000))]);
+    let layout = Layout::new();
+    layout.index(&[layout.image(&[&a], &[&a])]);
+    let (_top, store) = store();
+    load(&store, Input::Path(layout.path())).unwrap();
+    let image = store.images().unwrap().remove(0);
+    let record = &image.record().layers[0];
+    let read = || std::io::copy(&mut store.layer_stream(record)?, &mut std::io::sink())
+        .map_err(|error| StoreError::Packed(error.to_string()));
+    read().unwrap();
+    let data = store.root().join("layers").join(&record.directory).join("layer.data");
+    let mut bytes = fs::read(&data).unwrap();
+    let at = bytes.windows(7).position(|window| window == b"content").unwrap();
+    bytes[at] ^= 1;
+    fs::remove_file(&data).unwrap();
+    fs::write(&data, &bytes).unwrap();
+    let error = read().unwrap_err().to_string();
+    assert!(error.contains("damaged"), "{error}");
 }

@@ -49,7 +49,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     };
     let request = Import { input, name, changes: &changes, message: &message };
     let outcome = import(&context.store()?, &request)?;
-    super::remark(&outcome);
+    super::remark(&outcome.renamed);
     for image in &outcome.images {
         print(format!("{}\n", image.id).as_bytes())?;
     }

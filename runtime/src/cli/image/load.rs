@@ -26,7 +26,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     super::check_stdin(input, "name the archive with -i FILE, or redirect it")?;
     let outcome = load::load(&context.store()?, input)?;
     if !args.quiet {
-        super::remark(&outcome);
+        super::remark(&outcome.renamed);
     }
     let mut text = String::new();
     for image in &outcome.images {
