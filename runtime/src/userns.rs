@@ -17,8 +17,8 @@ use nix::fcntl::OFlag;
 use nix::sched::{CloneFlags, unshare};
 use nix::unistd::{Uid, User, getegid, geteuid, getpid, pipe2};
 
-use crate::sys;
 use crate::container::state::Process;
+use crate::sys;
 use crate::sys::process::Side;
 
 /// CAP_SYS_ADMIN, in linux/capability.h.

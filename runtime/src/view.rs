@@ -56,16 +56,16 @@ impl View {
     fn find_below(&self, first: usize, path: &[u8], depth: usize) -> io::Result<Option<Node>> {
         for (number, layer) in self.layers.iter().enumerate().skip(first) {
             let mut opaque = false;
-            let mut ends = path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
+            let mut ends =
+                path.iter().enumerate().filter(|(_, byte)| **byte == b'/').map(|(at, _)| at);
             // From the root down, so that whatever hides the rest is met first.
             let mut at = (!path.is_empty()).then_some(0);
             let found = loop {
                 let Some(end) = at else {
                     break layer.lookup(path).map_err(io::Error::from)?;
                 };
-                let Some(entry) = layer
-                    .lookup(path.get(..end).unwrap_or(&[]))
-                    .map_err(io::Error::from)?
+                let Some(entry) =
+                    layer.lookup(path.get(..end).unwrap_or(&[])).map_err(io::Error::from)?
                 else {
                     break None;
                 };
@@ -129,8 +129,7 @@ impl View {
                 }
                 path.extend_from_slice(part);
                 here = layer.lookup(&path).map_err(io::Error::from)?;
-                if here.as_ref().is_none_or(|entry| entry.kind != EntryKind::Node(Kind::Dir))
-                {
+                if here.as_ref().is_none_or(|entry| entry.kind != EntryKind::Node(Kind::Dir)) {
                     break;
                 }
             }
@@ -139,9 +138,7 @@ impl View {
                     opaque |= layer.opaque(entry.ino)?;
                     layer
                         .list(entry.ino, &mut |name, entry| {
-                            names
-                                .entry(name.to_vec())
-                                .or_insert(entry.kind != EntryKind::Whiteout);
+                            names.entry(name.to_vec()).or_insert(entry.kind != EntryKind::Whiteout);
                             Ok(())
                         })
                         .map_err(io::Error::from)?;

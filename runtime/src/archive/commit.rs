@@ -110,9 +110,12 @@ pub fn commit(store: &Store, commit: &Commit<'_>) -> Result<(Digest, Vec<Renamed
     }
     let (report, digests) = packed?;
     let info = layer_info(&report, &digests, None);
-    let chain = commit.image.record().layers.iter().fold(None, |chain, layer| {
-        Some(Digest::chain(chain, layer.diff_id))
-    });
+    let chain = commit
+        .image
+        .record()
+        .layers
+        .iter()
+        .fold(None, |chain, layer| Some(Digest::chain(chain, layer.diff_id)));
     let chain = Digest::chain(chain, digests.diff_id);
     let record = layer_record(&info, &digests, None, chain);
     if transaction.find_layer(digests.diff_id, chain)?.is_none() {

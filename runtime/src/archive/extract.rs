@@ -145,7 +145,8 @@ impl Extractor<'_> {
             Err(Errno::ENOENT) => None,
             Err(error) => return Err(error).on("look at", path),
         };
-        let in_the_way = |found, wanted| ExtractError::InTheWay { path: path.clone(), found, wanted };
+        let in_the_way =
+            |found, wanted| ExtractError::InTheWay { path: path.clone(), found, wanted };
         if entry.kind == Kind::Directory {
             match found {
                 Some(SFlag::S_IFDIR) => {}

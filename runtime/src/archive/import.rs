@@ -48,8 +48,7 @@ pub fn import(store: &Store, request: &Import<'_>) -> Result<Outcome, LoadError>
     let read = |source| LoadError::Read { layer: shown.clone(), source };
     let staged = transaction.stage_layer()?;
     let stream = LayerStream::start(raw).map_err(read)?;
-    let (report, digests) =
-        pack_stream(&staged, stream, &View::default(), &shown, |_| Ok(()))?;
+    let (report, digests) = pack_stream(&staged, stream, &View::default(), &shown, |_| Ok(()))?;
     if !report.saw_end {
         // There is no digest that would tell a truncated archive from a whole one.
         return Err(match report.entries {

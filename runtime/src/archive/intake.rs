@@ -112,9 +112,8 @@ impl<'transaction, 'store> Intake<'transaction, 'store> {
         stream: LayerStream,
     ) -> Result<(LayerInfo, PathBuf, Digests), LoadError> {
         let staged = self.transaction.stage_layer()?;
-        let (report, digests) = pack_stream(&staged, stream, &self.below, &expected.label, |d| {
-            check(expected, d)
-        })?;
+        let (report, digests) =
+            pack_stream(&staged, stream, &self.below, &expected.label, |d| check(expected, d))?;
         let info = layer_info(&report, &digests, expected.media_type.clone());
         let path = self.transaction.add_layer(staged, info.clone(), chain_id)?;
         Ok((info, path, digests))

@@ -234,8 +234,7 @@ impl Read for Replay {
                     return Ok(read);
                 }
                 Source::Content { content, from, count } if *count > 0 => {
-                    let wanted =
-                        usize::try_from(*count).unwrap_or(usize::MAX).min(buffer.len());
+                    let wanted = usize::try_from(*count).unwrap_or(usize::MAX).min(buffer.len());
                     let room = buffer.get_mut(..wanted).unwrap_or_default();
                     let read = self.packed.read(content, *from, room).map_err(io::Error::other)?;
                     if read == 0 {

@@ -110,8 +110,7 @@ impl<W: Write> Walker<W> {
         if self.one(directory, name, path)? != Some(SFlag::S_IFDIR) {
             return Ok(());
         }
-        let flags =
-            OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
+        let flags = OFlag::O_RDONLY | OFlag::O_DIRECTORY | OFlag::O_NOFOLLOW | OFlag::O_CLOEXEC;
         match openat(directory, OsStr::from_bytes(name), flags, Mode::empty()) {
             Ok(inner) => self.content(inner.as_fd(), &[path, b"/"].concat()),
             Err(Errno::ENOENT) => Ok(()),

@@ -113,7 +113,10 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         }
     };
     if matches!(target, Side::Stream) && io::stdout().is_terminal() {
-        return Err(Failure::new(1, "cowardly refusing to write an archive to a terminal: redirect"));
+        return Err(Failure::new(
+            1,
+            "cowardly refusing to write an archive to a terminal: redirect",
+        ));
     }
     let container = context.containers()?.find(name)?;
     let access = Access::inside(&container, &context.root)?;
@@ -121,9 +124,13 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let copy = Copy { follow: args.follow_link, keep: args.archive, into };
     let result = match (source, target) {
         (Side::Container(_, from), Side::Stream) => copy.to_stream(&inside, from),
-        (Side::Container(_, from), Side::Machine(to)) => copy.across(&inside, from, &Tree::Machine, to),
+        (Side::Container(_, from), Side::Machine(to)) => {
+            copy.across(&inside, from, &Tree::Machine, to)
+        }
         (Side::Stream, Side::Container(_, to)) => copy.take_stream(&inside, to),
-        (Side::Machine(from), Side::Container(_, to)) => copy.across(&Tree::Machine, from, &inside, to),
+        (Side::Machine(from), Side::Container(_, to)) => {
+            copy.across(&Tree::Machine, from, &inside, to)
+        }
         _ => Ok(()),
     };
     access.close()?;
@@ -167,7 +174,9 @@ impl Copy {
     fn source(&self, tree: &Tree<'_>, path: &str) -> Result<From, Failure> {
         let bytes = path.as_bytes();
         let missing = |errno| match errno {
-            Errno::ENOENT => Failure::new(1, format!("cannot copy {path}: no such file or directory")),
+            Errno::ENOENT => {
+                Failure::new(1, format!("cannot copy {path}: no such file or directory"))
+            }
             errno => failed("copy", bytes)(errno),
         };
         let content_only = path == "." || path.ends_with("/.");
@@ -240,7 +249,9 @@ impl Copy {
 
     fn take_stream(&self, tree: &Tree<'_>, path: &str) -> Result<(), Failure> {
         let target = tree.directory(path.as_bytes()).map_err(|errno| match errno {
-            Errno::ENOTDIR => Failure::new(1, format!("destination \"{path}\" must be a directory")),
+            Errno::ENOTDIR => {
+                Failure::new(1, format!("destination \"{path}\" must be a directory"))
+            }
             errno => failed("copy to", path.as_bytes())(errno),
         })?;
         extract(io::stdin().lock(), target.as_fd(), self.owner(), &|name| Some(name.to_vec()))?;
@@ -267,7 +278,9 @@ impl Copy {
                     format!("cannot copy a directory over the file \"{to_path}\""),
                 ));
             }
-            Ok(_) if to_path.ends_with('/') => return Err(failed("copy to", bytes)(Errno::ENOTDIR)),
+            Ok(_) if to_path.ends_with('/') => {
+                return Err(failed("copy to", bytes)(Errno::ENOTDIR));
+            }
             // A link to nowhere is replaced, like any other file that is no directory.
             Ok(_) | Err(Errno::ENOENT | Errno::ELOOP) => {
                 let trimmed = to_path.trim_end_matches('/');
@@ -281,9 +294,9 @@ impl Copy {
                     Some((directory, name)) => (format!("{directory}/"), name),
                     None => (String::new(), trimmed),
                 };
-                let parent = to_tree.directory(directory.as_bytes()).map_err(|errno| {
-                    failed("copy into", directory.as_bytes())(errno)
-                })?;
+                let parent = to_tree
+                    .directory(directory.as_bytes())
+                    .map_err(|errno| failed("copy into", directory.as_bytes())(errno))?;
                 (parent, name.as_bytes().to_vec())
             }
             Err(errno) => return Err(failed("copy to", bytes)(errno)),

@@ -390,12 +390,8 @@ pub fn changes(container: &Container) -> Result<Changes, Error> {
     } else {
         Lowers::Image(View::open(&layers).map_err(io_error("open the layers of", &container.dir))?)
     };
-    let mut scan = Scan {
-        upper: container.dir.join("upper"),
-        lowers,
-        container,
-        changes: Changes::new(),
-    };
+    let mut scan =
+        Scan { upper: container.dir.join("upper"), lowers, container, changes: Changes::new() };
     scan.directory(Path::new(""), Some(Path::new("")))?;
     Ok(scan.changes)
 }
@@ -437,19 +433,9 @@ mod tests {
     fn added_changed_deleted() {
         let dir = tempfile::tempdir().unwrap();
         let at = |path: &str| dir.path().join(path);
-        let low = layer(
-            &at("low"),
-            &["etc", "keep", "gone"],
-            &["etc/passwd", "gone/x", "etc/old"],
-        );
+        let low = layer(&at("low"), &["etc", "keep", "gone"], &["etc/passwd", "gone/x", "etc/old"]);
         let top = layer(&at("top"), &["opt"], &["opt/f"]);
-        for made in [
-            "upper/etc",
-            "upper/keep",
-            "upper/new/sub",
-            "upper/proc",
-            "upper/opt",
-        ] {
+        for made in ["upper/etc", "upper/keep", "upper/new/sub", "upper/proc", "upper/opt"] {
             fs::create_dir_all(at(made)).unwrap();
         }
         for (file, text) in [

@@ -123,8 +123,12 @@ impl Store {
                 continue;
             }
             let mut used = users(&id)?;
-            let same: Vec<String> =
-                names.names.iter().filter(|(_, named)| **named == id).map(|(n, _)| n.clone()).collect();
+            let same: Vec<String> = names
+                .names
+                .iter()
+                .filter(|(_, named)| **named == id)
+                .map(|(n, _)| n.clone())
+                .collect();
             let called = if same.is_empty() { id.to_string() } else { same.join(", ") };
             names.names.retain(|_, named| *named != id);
             durable::remove(&self.record_path(id))?;
@@ -143,7 +147,9 @@ impl Store {
     fn repair_names(&self, mut checked: Checked, repair: bool) -> Result<Checked, StoreError> {
         if repair {
             self.write_names(&super::Names::default())?;
-            checked.repairs.push("all images lost their names: give them new ones with `cowl tag`".to_owned());
+            checked
+                .repairs
+                .push("all images lost their names: give them new ones with `cowl tag`".to_owned());
         }
         Ok(checked)
     }

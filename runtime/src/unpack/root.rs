@@ -41,9 +41,8 @@ impl Model {
                 };
                 let xattrs = view.xattrs(&root).map_err(UnpackError::Layer)?;
                 let attr = view.attr(&root).map_err(UnpackError::Layer)?;
-                Ok(attr.map_or_else(Attributes::implied, |attr| {
-                    Attributes::of_packed(&attr, xattrs)
-                }))
+                Ok(attr
+                    .map_or_else(Attributes::implied, |attr| Attributes::of_packed(&attr, xattrs)))
             }
             Self::Machine => {
                 let mut attributes = of(Path::new("/"))?;

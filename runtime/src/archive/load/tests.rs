@@ -333,8 +333,10 @@ fn a_damaged_layer_is_not_saved() {
     load(&store, Input::Path(layout.path())).unwrap();
     let image = store.images().unwrap().remove(0);
     let record = &image.record().layers[0];
-    let read = || std::io::copy(&mut store.layer_stream(record)?, &mut std::io::sink())
-        .map_err(|error| StoreError::Packed(error.to_string()));
+    let read = || {
+        std::io::copy(&mut store.layer_stream(record)?, &mut std::io::sink())
+            .map_err(|error| StoreError::Packed(error.to_string()))
+    };
     read().unwrap();
     let data = store.root().join("layers").join(&record.directory).join("layer.data");
     let mut bytes = fs::read(&data).unwrap();

@@ -46,7 +46,8 @@ pub(in crate::cli) fn to_file<E: Into<Failure>>(
         let mut output = io::stdout().lock();
         return write(&mut output).map_err(Into::into);
     };
-    let failed = |error: io::Error| Failure::new(1, format!("cannot write {}: {error}", shown(path)));
+    let failed =
+        |error: io::Error| Failure::new(1, format!("cannot write {}: {error}", shown(path)));
     // Pipes and devices are written to as they are.
     let special = fs::metadata(path).is_ok_and(|found| {
         let kind = found.file_type();

@@ -40,5 +40,8 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         context.store()?;
         return Ok(0);
     }
-    Err(Failure::new(1, "the image store is damaged: `cowl system fsck --repair` takes out what is wrong"))
+    Err(Failure::new(
+        1,
+        "the image store is damaged: `cowl system fsck --repair` takes out what is wrong",
+    ))
 }

@@ -27,8 +27,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     } else {
         "all dangling images"
     };
-    let warning =
-        format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
+    let warning = format!("WARNING! This will remove:\n  - all stopped containers\n  - {images}\n");
     if !args.force && !confirm(&warning)? {
         print(b"Total reclaimed space: 0B\n")?;
         return Ok(0);
