@@ -12,8 +12,10 @@ mod export;
 mod image;
 mod info;
 mod inspect;
+mod login;
 mod network;
 mod port;
+mod progress;
 mod ps;
 mod rm;
 mod run;
@@ -78,6 +80,12 @@ enum Command {
     Rmi(image::rmi::Args),
     /// Manage images
     Image(image::Args),
+    /// Download an image from a registry
+    Pull(image::pull::Args),
+    /// Tell a registry who you are, and keep that
+    Login(login::Args),
+    /// Forget who you are for a registry
+    Logout(login::LogoutArgs),
     /// Give an image another name
     Tag(image::tag::Args),
     /// Show the history of an image
@@ -297,6 +305,9 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Images(args) => image::list::run(&args, &context),
         Command::Rmi(args) => image::rmi::run(&args, &context),
         Command::Image(args) => image::run(&args, &context),
+        Command::Pull(args) => image::pull::run(&args, &context),
+        Command::Login(args) => login::run(&args),
+        Command::Logout(args) => login::logout(&args),
         Command::Tag(args) => image::tag::run(&args, &context),
         Command::History(args) => image::history::run(&args, &context),
         Command::Inspect(args) => inspect::run(&args, &context),

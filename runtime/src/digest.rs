@@ -37,6 +37,11 @@ impl Digest {
         Digest(Sha256::digest(bytes).into())
     }
 
+    /// The digest of all that `hash` was given.
+    pub fn from_hash(hash: Sha256) -> Digest {
+        Digest(hash.finalize().into())
+    }
+
     /// Reads the 64 hexadecimal digits of a digest, without its `sha256:`.
     pub fn from_hex(hex: &str) -> Option<Digest> {
         if hex.len() != 64 {
@@ -138,7 +143,7 @@ impl<R: Read> HashingReader<R> {
 
     /// The digest and the number of the bytes read so far.
     pub fn finish(self) -> (Digest, u64) {
-        (Digest(self.hash.finalize().into()), self.bytes)
+        (Digest::from_hash(self.hash), self.bytes)
     }
 }
 

@@ -59,6 +59,7 @@ pub mod network;
 pub mod pack;
 pub mod probe;
 pub mod reference;
+pub mod registry;
 pub mod rootfs;
 pub mod sandbox;
 pub mod seccomp;

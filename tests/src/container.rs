@@ -147,6 +147,8 @@ impl Machine {
             .env("COWL_ROOT", self.store())
             // A network is what the tests of networks are about; no other test depends on it.
             .env("COWL_NETWORK", "none")
+            // Nothing outside answers where tests run; those of registries say when to ask one.
+            .env("COWL_PULL", "never")
             // What is started by cowl carries this, so that `left` finds it.
             .env(left::MARK, self.dir())
             .stdin(Stdio::null());

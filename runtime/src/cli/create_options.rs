@@ -11,6 +11,7 @@ mod limits;
 mod mounts;
 mod network;
 mod process;
+mod pull;
 
 use std::ffi::OsString;
 
@@ -43,6 +44,8 @@ pub struct Options {
     limits: limits::Options,
     #[command(flatten)]
     life: life::Options,
+    #[command(flatten)]
+    pull: pull::Options,
     /// Show this help
     #[arg(long, action = clap::ArgAction::Help)]
     help: (),
@@ -94,6 +97,9 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     options.process.check()?;
 
     let containers = context.containers().map_err(|failure| engine(failure.message))?;
+    if name != image::MACHINE {
+        options.pull.get(&name, context)?;
+    }
     // Held until the container is written down, so that the image is not removed meanwhile.
     let store = context.store().map_err(|failure| engine(failure.message))?;
     let guard = store.lock_shared().map_err(engine)?;

@@ -6,6 +6,7 @@ pub mod inspect;
 pub mod list;
 pub mod load;
 pub mod prune;
+pub mod pull;
 pub mod rmi;
 pub mod save;
 pub mod tag;
@@ -42,6 +43,8 @@ enum Command {
     Ls(list::Args),
     /// Remove images that nothing uses
     Prune(prune::Args),
+    /// Download an image from a registry
+    Pull(pull::Args),
     /// Remove images, or names of images
     #[command(alias = "remove")]
     Rm(rmi::Args),
@@ -60,6 +63,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         Command::Load(args) => load::run(args, context),
         Command::Ls(args) => list::run(args, context),
         Command::Prune(args) => prune::run(args, context),
+        Command::Pull(args) => pull::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
         Command::Save(args) => save::run(args, context),
         Command::Tag(args) => tag::run(args, context),

@@ -13,7 +13,7 @@ use crate::store::Store;
 use crate::unpack::root::Model;
 
 /// The image that needs no store: this machine's own root filesystem.
-const MACHINE: &str = "host";
+pub const MACHINE: &str = "host";
 
 /// An image, or this machine.
 #[derive(Debug)]
