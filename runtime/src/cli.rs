@@ -82,6 +82,8 @@ enum Command {
     Image(image::Args),
     /// Download an image from a registry
     Pull(image::pull::Args),
+    /// Upload an image to a registry
+    Push(image::push::Args),
     /// Tell a registry who you are, and keep that
     Login(login::Args),
     /// Forget who you are for a registry
@@ -306,6 +308,7 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Rmi(args) => image::rmi::run(&args, &context),
         Command::Image(args) => image::run(&args, &context),
         Command::Pull(args) => image::pull::run(&args, &context),
+        Command::Push(args) => image::push::run(&args, &context),
         Command::Login(args) => login::run(&args),
         Command::Logout(args) => login::logout(&args),
         Command::Tag(args) => image::tag::run(&args, &context),

@@ -4,7 +4,7 @@
 //! the only one accepted here. A [`Digest`] is therefore 32 bytes, always valid, cheap to copy.
 
 use std::fmt;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::str::FromStr;
 
 use serde::{Deserialize, Serialize};
@@ -144,6 +144,38 @@ impl<R: Read> HashingReader<R> {
     /// The digest and the number of the bytes read so far.
     pub fn finish(self) -> (Digest, u64) {
         (Digest::from_hash(self.hash), self.bytes)
+    }
+}
+
+/// Hashes and counts what is written through it.
+pub struct HashingWriter<W> {
+    inner: W,
+    hash: Sha256,
+    bytes: u64,
+}
+
+impl<W: Write> HashingWriter<W> {
+    /// Wraps `inner`; nothing has been hashed yet.
+    pub fn new(inner: W) -> Self {
+        HashingWriter { inner, hash: Sha256::new(), bytes: 0 }
+    }
+
+    /// What was wrapped, and the digest and the number of the bytes written so far.
+    pub fn finish(self) -> (W, Digest, u64) {
+        (self.inner, Digest::from_hash(self.hash), self.bytes)
+    }
+}
+
+impl<W: Write> Write for HashingWriter<W> {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let count = self.inner.write(bytes)?;
+        self.hash.update(bytes.get(..count).unwrap_or_default());
+        self.bytes += count as u64;
+        Ok(count)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.inner.flush()
     }
 }
 

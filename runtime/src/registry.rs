@@ -23,7 +23,9 @@ mod manifest;
 pub mod platform;
 pub mod progress;
 pub mod pull;
+pub mod push;
 pub mod settings;
+mod upload;
 
 use std::io;
 use std::path::PathBuf;

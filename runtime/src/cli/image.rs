@@ -7,6 +7,7 @@ pub mod list;
 pub mod load;
 pub mod prune;
 pub mod pull;
+pub mod push;
 pub mod rmi;
 pub mod save;
 pub mod tag;
@@ -45,6 +46,8 @@ enum Command {
     Prune(prune::Args),
     /// Download an image from a registry
     Pull(pull::Args),
+    /// Upload an image to a registry
+    Push(push::Args),
     /// Remove images, or names of images
     #[command(alias = "remove")]
     Rm(rmi::Args),
@@ -64,6 +67,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         Command::Ls(args) => list::run(args, context),
         Command::Prune(args) => prune::run(args, context),
         Command::Pull(args) => pull::run(args, context),
+        Command::Push(args) => push::run(args, context),
         Command::Rm(args) => rmi::run(args, context),
         Command::Save(args) => save::run(args, context),
         Command::Tag(args) => tag::run(args, context),

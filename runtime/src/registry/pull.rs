@@ -100,8 +100,6 @@ pub struct Pulled {
     pub digest: Digest,
     /// Whether the name means another image now than before.
     pub newer: bool,
-    /// What could not be kept on this host, in sentences.
-    pub warnings: Vec<String>,
 }
 
 /// Pulls one image. `platform` is the wanted one; this machine's when there is none.
@@ -234,18 +232,16 @@ impl Pull<'_> {
             Err(error) => return Err(error.into()),
         };
         let mut transaction = self.store.begin()?;
-        let warnings =
-            self.layers(&mut transaction, &manifest, &diff_ids, |intake: Intake<'_, '_>| {
-                let warnings = intake.warnings.clone();
-                intake.finish(config, Some(text), names)?;
-                Ok(warnings)
-            })?;
+        self.layers(&mut transaction, &manifest, &diff_ids, |intake| {
+            intake.finish(config, Some(text), names)?;
+            Ok(())
+        })?;
         transaction.commit()?;
         let known = Known::of(self.store.root());
         for (layer, diff_id) in manifest.layers.iter().zip(&diff_ids) {
             known.remember(*diff_id, layer, self.name);
         }
-        Ok(Pulled { id, digest, newer, warnings })
+        Ok(Pulled { id, digest, newer })
     }
 
     /// A manifest or index, by tag or digest.

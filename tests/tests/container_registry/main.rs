@@ -9,4 +9,5 @@ mod front;
 mod http;
 mod login;
 mod pull;
+mod push;
 mod server;

@@ -64,7 +64,6 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     };
     for name in &names {
         let pulled = pull::pull(&access, &store, name, platform.as_ref(), progress)?;
-        warn(&pulled);
         if !args.quiet {
             print(summary(name, &pulled).as_bytes())?;
         }
@@ -81,13 +80,6 @@ fn summary(name: &Reference, pulled: &Pulled) -> String {
     let status =
         if pulled.newer { "Downloaded newer image for" } else { "Image is up to date for" };
     format!("Digest: {}\nStatus: {status} {}\n", pulled.digest, name.familiar())
-}
-
-/// Tells what the store could not keep.
-fn warn(pulled: &Pulled) {
-    for warning in &pulled.warnings {
-        writeln!(io::stderr(), "cowl: warning: {warning}").ok();
-    }
 }
 
 /// Gets an image that is about to be run, as `--pull` says; progress goes to standard error.
@@ -145,7 +137,6 @@ pub fn for_run(
     let progress: &dyn Progress = if quiet { &Silent } else { &lines };
     let access = Access::read()?;
     let pulled = pull::pull(&access, &store, &name, platform.as_ref(), progress)?;
-    warn(&pulled);
     if !quiet {
         io::stderr().write_all(summary(&name, &pulled).as_bytes()).ok();
     }
