@@ -272,6 +272,7 @@ fn policy_for(options: &Options, overlay: &Overlay) -> Policy {
     let mut policy = Policy::new(overlay.writable(), acls && !options.no_xattrs);
     policy.writeback &= !options.no_writeback;
     policy.xattrs = !options.no_xattrs;
+    policy.chown_xattr = options.chown_xattr;
     policy.cache = options.cache;
     if let Some(seconds) = options.timeout {
         policy.set_timeout(seconds);

@@ -76,6 +76,8 @@ pub struct Options {
     pub no_xattrs: bool,
     /// `unmapped_to_root`.
     pub unmapped_to_root: bool,
+    /// `chown_xattr`.
+    pub chown_xattr: bool,
     /// `metacopy=on`.
     pub metacopy: bool,
     /// `copyup=block`: files larger than this, in bytes, are copied up in blocks.
@@ -233,6 +235,7 @@ impl Options {
             "one_file_system" => self.one_file_system = true,
             "hide" => self.hide.extend(split(value, b':').iter().map(|p| path(p))),
             "unmapped_to_root" => self.unmapped_to_root = true,
+            "chown_xattr" => self.chown_xattr = true,
             "metacopy" => self.metacopy = value == b"on",
             "copyup" => {
                 self.copy_up_blocks = match (value, value.strip_prefix(b"block:")) {

@@ -5,6 +5,7 @@
 //! users see), `O_TMPFILE`, birth times by statx, and the kernel's word that a truncation must drop
 //! set-user-ID. What is negotiated and how long things may be cached stands in `policy`.
 
+mod chown;
 mod count;
 mod discard;
 mod dispatch;

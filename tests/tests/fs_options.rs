@@ -463,3 +463,31 @@ both!(xattrs_can_be_turned_off, |w| {
     std::fs::write(w.m("f"), "y").unwrap();
     assert_eq!(sys::getxattr(w.u("f"), "user.a").unwrap(), b"1", "copy-up keeps them all the same");
 });
+
+both!(an_xattr_changes_owners_for_which_the_kernel_refuses_chown, |w| {
+    const CHOWN: &str = "user.cowl.chown";
+    if w.sut != Sut::Cowlfs {
+        return;
+    }
+    w.put(1, "lower", "x");
+    // An owner that the namespace lacks is shown as root's: nobody may write to an unknown one's.
+    w.options = ["xattr_permissions=2", "chown_xattr", "unmapped_to_root"].map(Into::into).into();
+    w.mount();
+    put(&w.m("new"), "x");
+    for name in ["lower", "new"] {
+        sys::chmod(w.m(name), 0o640).unwrap();
+        sys::setxattr(w.m(name), CHOWN, b"700000:", 0).unwrap();
+        sys::setxattr(w.m(name), CHOWN, b":700001", 0).unwrap();
+        // The host keeps it where it may; else it stands in the record.
+        let native = (looks(&w.u(name)).1, looks(&w.u(name)).2) == (700_000, 700_001);
+        let record = sys::getxattr(w.u(name), USER).unwrap_or_default();
+        assert!(native || record == b"700000:700001:0640:file", "{record:?}");
+        assert_eq!(sys::getxattr(w.m(name), CHOWN), Err(Errno::ENODATA));
+        assert_eq!(std::fs::read(w.m(name)).unwrap(), b"x");
+    }
+    assert_eq!(sys::setxattr(w.m("new"), CHOWN, b"root:", 0), Err(Errno::EINVAL));
+    sys::lchown(w.m("new"), 0, 0).unwrap();
+    w.remount();
+    assert_eq!((looks(&w.m("new")).1, looks(&w.m("new")).2), (0, 0));
+    assert_eq!(looks(&w.m("new")).0 & 0o7777, 0o640);
+});

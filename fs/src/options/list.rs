@@ -112,6 +112,13 @@ pub const OPTIONS: &[Opt] = &[
         "",
         "owners that this user namespace does not map are shown as root",
     ),
+    opt(
+        Owners,
+        "chown_xattr",
+        "",
+        "setting the xattr user.cowl.chown to UID:GID changes the owner, also to ids for which the \
+         kernel refuses chown(2) in a user namespace; needs xattr_permissions",
+    ),
     opt(Owners, "noacl", "", "neither enforce nor show POSIX ACLs"),
     opt(
         View,

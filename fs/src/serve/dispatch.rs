@@ -1,5 +1,6 @@
 //! From a request to an operation of the union and back.
 
+use super::chown;
 use super::discard::Lost;
 use super::opens::{Handle, How};
 use super::reply::{self, Body, Ttl};
@@ -307,6 +308,10 @@ impl Session {
         }
         let name = body.name()?;
         let value = body.take(size as usize)?;
+        if self.policy.chown_xattr && name == chown::NAME {
+            let change = chown::parse(value).ok_or(Errno::EINVAL)?;
+            return self.overlay.setattr(node, &change).map(drop);
+        }
         let kill_sgid = own & wire::SETXATTR_ACL_KILL_SGID != 0;
         self.overlay.setxattr(node, &SetXattr { name, value, flags: flags as i32, kill_sgid })
     }

@@ -61,6 +61,8 @@ pub struct Policy {
     pub acls: bool,
     /// Requests for xattrs are answered; else the kernel stops sending them.
     pub xattrs: bool,
+    /// Setting [`super::chown::NAME`] changes owners (`chown_xattr`).
+    pub chown_xattr: bool,
     /// Threads that answer requests to begin with; more are started when all have work.
     pub threads: usize,
     /// How many files may be known before the kernel is asked to let go of some (`cache=`).
@@ -76,6 +78,7 @@ impl Policy {
             passthrough: false,
             acls,
             xattrs: true,
+            chown_xattr: false,
             threads: 2,
             cache: None,
         }
