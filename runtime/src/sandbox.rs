@@ -17,6 +17,7 @@
 
 mod command;
 mod device;
+pub mod emulation;
 mod mounts;
 pub mod plan;
 mod privilege;

@@ -7,6 +7,7 @@
 pub mod attribute;
 pub mod capability;
 pub mod descriptor;
+pub mod listener;
 pub mod mount;
 pub mod network;
 pub mod process;

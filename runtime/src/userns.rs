@@ -81,6 +81,15 @@ pub fn inside() -> bool {
     fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| !maps_everything(&map))
 }
 
+/// Whether this process is in a user namespace with one id only.
+pub fn single_id() -> bool {
+    fs::read_to_string("/proc/self/uid_map").is_ok_and(|map| maps_one(&map))
+}
+
+fn maps_one(map: &str) -> bool {
+    map.lines().count() == 1 && map.split_whitespace().nth(2) == Some("1")
+}
+
 fn maps_everything(map: &str) -> bool {
     let mut fields = map.split_whitespace();
     let mut next = || fields.next().unwrap_or_default();
@@ -300,5 +309,8 @@ mod tests {
         assert!(!maps_everything("         0       1000          1\n"));
         assert!(!maps_everything("0 0 65536\n"));
         assert!(!maps_everything(""));
+        assert!(maps_one("         0       1000          1\n"));
+        assert!(!maps_one("         0       1000          1\n         1     100000      65536\n"));
+        assert!(!maps_one("0 0 4294967295\n"));
     }
 }

@@ -34,6 +34,43 @@ mod user {
     }
 }
 
+mod single {
+    #[test]
+    fn debian() {
+        super::with_one_id();
+    }
+}
+
+/// An ordinary user without subordinate ids: other users exist as far as programs can tell.
+fn with_one_id() {
+    let fixture = fixture::debian();
+    let machine = Machine::new(Caller::Single);
+    machine.load(&fixture::lend(&machine, &fixture.join("docker.tar"), "docker.tar"));
+    let layers = machine.layers();
+    let script = "set -e; export DEBIAN_FRONTEND=noninteractive; useradd -m -s /bin/bash alice; \
+        id -un alice; su alice -c 'id -un; touch ~/mine'; test -f /home/alice/mine; \
+        setpriv --reuid 1000 --regid 1000 --clear-groups id -u; userdel alice; \
+        apt-get -q update >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; \
+        apt-get -q -y --no-install-recommends install hello >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; \
+        hello; dpkg -V hello; dpkg --audit";
+    let mut arguments = vec!["run", "--rm"];
+    arguments.extend(MACHINES_APT);
+    arguments.extend([IMAGE, "bash", "-c", script]);
+    let said = machine.cowl_within(PATIENCE, arguments).ok();
+    assert_eq!(said, "alice\nalice\n1000\nHello, world!\n");
+    machine.finish(&layers);
+}
+
+/// The machine's own apt configuration and resolver: the way to packages is its business.
+const MACHINES_APT: [&str; 6] = [
+    "--network",
+    "host",
+    "-v",
+    "/etc/apt:/etc/apt:ro",
+    "-v",
+    "/etc/resolv.conf:/etc/resolv.conf:ro",
+];
+
 /// What surrounds the plain copy. The capabilities are those of a container.
 const CHROOT: &str = r#"
 set -e
@@ -293,20 +330,11 @@ fn python(case: &Case) {
 }
 
 fn apt(case: &Case) {
-    // The machine's own apt configuration and resolver: the way to packages is its business.
-    let options = [
-        "--network",
-        "host",
-        "-v",
-        "/etc/apt:/etc/apt:ro",
-        "-v",
-        "/etc/resolv.conf:/etc/resolv.conf:ro",
-    ];
     let script = "set -e; export DEBIAN_FRONTEND=noninteractive; apt-get -q update >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; \
         apt-get -q -y --no-install-recommends install hello ed >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; \
         hello; printf 'a\\nby ed\\n.\\nw /tmp/out\\nq\\n' | ed -s; cat /tmp/out; dpkg -V hello ed; dpkg --audit; \
         apt-get -q -y purge hello >/tmp/log 2>&1 || { cat /tmp/log; exit 1; }; test ! -e /usr/bin/hello; echo done";
-    let said = case.cowl(&options, &["bash", "-c", script]).ok();
+    let said = case.cowl(&MACHINES_APT, &["bash", "-c", script]).ok();
     assert_eq!(said, "Hello, world!\nby ed\ndone\n");
 }
 

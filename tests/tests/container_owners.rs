@@ -8,6 +8,7 @@ use std::fs;
 
 use cowl_tests::container::Machine;
 use cowl_tests::container::archive::{self, Tar};
+use cowl_tests::mount::sys;
 use cowl_tests::{as_root_and_user, as_single_id};
 
 as_root_and_user!(
@@ -20,6 +21,7 @@ as_single_id!(
     the_root_directory_keeps_its_mode_and_time,
     a_root_that_no_layer_lists_is_roots,
     files_of_owners_that_are_not_there_are_roots_to_use,
+    owners_and_users_that_are_not_there_are_kept,
 );
 
 /// Busybox in a directory of its own, so that no layer need list the root.
@@ -92,4 +94,31 @@ fn files_of_owners_that_are_not_there_are_roots_to_use(machine: &Machine) {
         "/shadow 640 0 0\n/partial 700 0 0\n/partial/file 2755 0 0\nold\nmore\n\
          /moved/file 600 0 0\n/shadow 640 0 0\nfile\nother\n"
     );
+}
+
+fn owners_and_users_that_are_not_there_are_kept(machine: &Machine) {
+    let script = "cd /tmp; echo x > f; mkdir d; ln -s f l; chmod 4755 f; \
+                  chown 42:43 f && chown -h 7 l && chown 44 d; stat -c '%u %g' f d; cat f; \
+                  chown 0:0 d; exec 3<f; chown 42:45 /proc/self/fd/3";
+    let said = machine.cowl(["run", "--name", "kept", "busybox", "sh", "-c", script]).ok();
+    // Shown as root's, since the kernel has no other id to show.
+    assert_eq!(said, "0 0\n0 0\nx\n");
+    let containers = machine.store().join("containers");
+    let container = fs::read_dir(containers)
+        .expect("list containers")
+        .map(|entry| entry.expect("an entry").path())
+        .find(|path| path.join("upper/tmp/f").exists())
+        .expect("the container's write layer");
+    let record = |name: &str| {
+        sys::getxattr(container.join("upper/tmp").join(name), "user.containers.override_stat")
+            .map(|record| String::from_utf8(record).expect("text"))
+    };
+    let file = record("f").expect("a record");
+    assert!(file.starts_with("42:45:"), "{file}");
+    let directory = record("d");
+    assert!(directory.as_ref().is_err() || directory.as_ref().is_ok_and(|d| d.starts_with("0:0:")));
+    machine.cowl(["rm", "kept"]).ok();
+
+    let said = machine.cowl(["run", "--rm", "-u", "1000:1001", "busybox", "id"]).ok();
+    assert!(said.starts_with("uid=1000 gid=1001"), "{said}");
 }

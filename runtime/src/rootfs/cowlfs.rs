@@ -16,7 +16,7 @@ use nix::unistd::{Pid, pipe2};
 
 use super::{Driver, Error, Lower, PATIENCE, PROGRAM_VARIABLE, Rootfs};
 use crate::sys::process::Child;
-use crate::{executable, sys};
+use crate::{executable, sys, userns};
 
 /// Escapes what has a meaning in the option list.
 fn escape(path: &Path, into: &mut OsString) {
@@ -55,6 +55,9 @@ fn options(lower: &Lower, dir: &Path) -> OsString {
             // An owner that the namespace does not have is kept, and shown as root's: the kernel
             // lets nobody, root included, write to a file whose owner it cannot name.
             text.push(",copyup=block,xattr_permissions=2,unmapped_to_root");
+            if userns::single_id() {
+                text.push(",chown_xattr"); // see `sandbox::emulation`
+            }
         }
         Lower::Machine { store, unmapped_to_root } => {
             text.push(",one_file_system,hide=");

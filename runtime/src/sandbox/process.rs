@@ -45,6 +45,7 @@ pub(super) fn become_command(
     let identity = identity(&process.user)?;
     let dir = &process.working_dir;
     make_dirs(dir)?;
+    super::emulation::begin().map_err(step("have a supervisor for ids that do not exist here"))?;
     // From here on nothing but the streams and the channel is open: a working directory such as
     // /proc/self/fd/7 finds nothing.
     sys::descriptor::close_all_but(channel.as_fd()).map_err(step("close descriptors"))?;

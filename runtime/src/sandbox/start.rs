@@ -100,6 +100,7 @@ pub fn start(
     streams: Streams,
     prepare: impl FnOnce(&Child) -> Result<(), String>,
 ) -> Result<Begun, Failed> {
+    super::emulation::prepare().map_err(failed("start the supervisor of ids"))?;
     let (ours, theirs) =
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("make a socket"))?;

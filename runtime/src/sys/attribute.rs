@@ -44,6 +44,15 @@ pub fn set(fd: BorrowedFd<'_>, name: &[u8], value: &[u8]) -> Result<(), Errno> {
     Errno::result(result).map(drop)
 }
 
+/// Sets attribute `name` of the file at `path`; of what a symbolic link leads to, when `follow`.
+pub fn set_at_path(path: &CStr, name: &CStr, value: &[u8], follow: bool) -> Result<(), Errno> {
+    let set = if follow { libc::setxattr } else { libc::lsetxattr };
+    // SAFETY: two valid C strings, and a buffer of the stated length.
+    let result =
+        unsafe { set(path.as_ptr(), name.as_ptr(), value.as_ptr().cast(), value.len(), 0) };
+    Errno::result(result).map(drop)
+}
+
 /// The value of attribute `name` of the open file `fd`.
 pub fn get(fd: BorrowedFd<'_>, name: &CStr) -> Result<Vec<u8>, Errno> {
     sized(|buffer, length| {
