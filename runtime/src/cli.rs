@@ -19,6 +19,7 @@ mod progress;
 mod ps;
 mod rm;
 mod run;
+mod runtime;
 mod size;
 mod system;
 mod table;
@@ -98,6 +99,13 @@ enum Command {
     Network(network::Args),
     /// Show where a container's published ports are reached
     Port(port::Args),
+    /// Run OCI bundles, with runc's command line
+    #[command(disable_help_flag = true)]
+    Runtime {
+        /// See `cowl runtime --help`
+        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+        words: Vec<OsString>,
+    },
     /// Show what this machine allows and what was chosen
     Info,
     /// Show the version
@@ -126,9 +134,12 @@ impl<E: std::error::Error> From<E> for Failure {
 
 /// Runs the command line of this process.
 pub fn main() -> ExitCode {
-    let result = match Cowl::try_parse() {
-        Ok(cowl) => execute(cowl),
-        Err(error) => usage(&error),
+    let result = match runtime::words() {
+        Some(words) => runtime::main(words),
+        None => match Cowl::try_parse() {
+            Ok(cowl) => execute(cowl),
+            Err(error) => usage(&error),
+        },
     };
     match result {
         Ok(code) => ExitCode::from(code),
@@ -290,7 +301,8 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Failure { exit_code, ..failure }
     })?;
     if running {
-        executable::protect(&context.root).map_err(|error| Failure::new(ENGINE_ERROR, error))?;
+        executable::protect(&context.root, std::env::args_os().skip(1))
+            .map_err(|error| Failure::new(ENGINE_ERROR, error))?;
     }
     match cowl.command {
         Command::Run(args) => run::run(*args, &context),
@@ -316,6 +328,7 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Inspect(args) => inspect::run(&args, &context),
         Command::Network(args) => network::run(args, &context),
         Command::Port(args) => port::run(&args, &context),
+        Command::Runtime { words } => runtime::main(words),
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }

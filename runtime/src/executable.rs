@@ -52,9 +52,9 @@ pub fn places() -> Vec<PathBuf> {
     named.into_iter().chain(std::env::current_exe().ok()).collect()
 }
 
-/// Executes this program once more, with the same arguments, from a file that cannot be written.
+/// Executes this program once more, with these arguments, from a file that cannot be written.
 /// Returns at once when it already is. Called while there is one thread.
-pub fn protect(root: &Path) -> Result<(), Error> {
+pub fn protect(root: &Path, words: impl Iterator<Item = OsString>) -> Result<(), Error> {
     if read_only(&statvfs(SELF).map_err(failed(SELF))?) {
         return Ok(());
     }
@@ -80,15 +80,20 @@ pub fn protect(root: &Path) -> Result<(), Error> {
     if !read_only(&fstatvfs(&mount).map_err(failed(shown()))?) {
         return Err(failed(shown())(Errno::EROFS));
     }
-    match execute(&mount, &place, root)? {}
+    match execute(&mount, &place, root, words)? {}
 }
 
-fn execute(program: &OwnedFd, place: &Path, root: &Path) -> Result<Infallible, Error> {
+fn execute(
+    program: &OwnedFd,
+    place: &Path,
+    root: &Path,
+    words: impl Iterator<Item = OsString>,
+) -> Result<Infallible, Error> {
     let c_string = |text: OsString| {
         CString::new(text.into_vec()).map_err(|_| failed("execute")(Errno::EINVAL))
     };
     let arguments = std::iter::once(place.as_os_str().to_owned())
-        .chain(std::env::args_os().skip(1))
+        .chain(words)
         .map(c_string)
         .collect::<Result<Vec<_>, _>>()?;
     let environment = std::env::vars_os()

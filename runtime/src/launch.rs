@@ -102,6 +102,9 @@ pub fn process(container: &Container) -> Result<Process, Error> {
         oom_score_adj: config.limits.oom_score_adj,
         umask: 0o022,
         user_namespace: userns::inside(),
+        gate: None,
+        outlives_starter: false,
+        inherited: 0,
     })
 }
 

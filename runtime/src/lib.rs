@@ -35,6 +35,7 @@
 //! | [`sandbox`] | what happens between clone and exec: mounts, devices, privileges | the new namespaces |
 //! | [`network`] | bridges, addresses, published ports, names; user-mode networking | the machine's and the container's network |
 //! | [`seccomp`] | profiles of system calls → programs for the kernel | nothing: pure |
+//! | [`oci`] | an OCI runtime: bundles, with runc's command line | its state directory, the new namespaces |
 //! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
 //! | [`executable`] | this program's own file, kept from being written by a container | this process |
 //! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
@@ -56,6 +57,7 @@ pub mod launch;
 pub mod log;
 pub mod monitor;
 pub mod network;
+pub mod oci;
 pub mod pack;
 pub mod probe;
 pub mod reference;

@@ -151,7 +151,9 @@ fn become_command(
     streams: Streams,
     channel: &OwnedFd,
 ) -> Result<std::convert::Infallible, Error> {
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("ask to die with the monitor"))?;
+    if !plan.process.outlives_starter {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("ask to die with the monitor"))?;
+    }
     if sys::descriptor::receive(channel.as_fd()).map_err(step("hear the monitor"))?.is_none() {
         return Err(Error::Step("hear the monitor".to_owned(), Errno::EPIPE));
     }

@@ -47,7 +47,7 @@ pub fn start(duties: Duties) -> nix::Result<Child> {
         Side::Parent(child) => Ok(child),
         Side::Child => {
             let prepared = prctl::set_pdeathsig(Signal::SIGKILL)
-                .and_then(|()| sys::descriptor::keep_only(&duties.fds()))
+                .and_then(|()| sys::descriptor::keep_only(&duties.fds(), 0))
                 .and_then(|()| sys::descriptor::default_signals())
                 .and_then(|()| prctl::set_name(c"cowl-network"));
             if prepared.is_err() {

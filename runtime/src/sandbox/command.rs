@@ -61,8 +61,28 @@ fn c_strings(list: &[OsString]) -> Result<Vec<CString>, Error> {
         .collect()
 }
 
-/// Becomes the command.
-pub fn execute(process: &Process, identity: &Identity) -> Result<Infallible, Error> {
+/// A command that was found, with everything that exec takes.
+#[derive(Debug)]
+pub struct Ready {
+    program: String,
+    file: CString,
+    arguments: Vec<CString>,
+    variables: Vec<CString>,
+    inherited: u32,
+}
+
+impl Ready {
+    /// Becomes the command.
+    pub fn execute(self) -> Result<Infallible, Error> {
+        crate::sys::descriptor::close_on_exec_from(3u32.saturating_add(self.inherited))
+            .map_err(step("close descriptors"))?;
+        execve(&self.file, &self.arguments, &self.variables)
+            .map_err(|errno| Error::Exec(self.program, errno))
+    }
+}
+
+/// Finds the command.
+pub fn prepare(process: &Process, identity: &Identity) -> Result<Ready, Error> {
     let mut variables = process.environment.clone();
     // An empty HOME counts as none, as in runc.
     if environment::get(&variables, "HOME").is_none_or(OsStr::is_empty) {
@@ -78,8 +98,8 @@ pub fn execute(process: &Process, identity: &Identity) -> Result<Infallible, Err
     let variables = c_strings(&variables)?;
     let file = CString::new(found.into_os_string().into_vec())
         .map_err(|_| Error::Exec(shown(program), Errno::EINVAL))?;
-    crate::sys::descriptor::close_on_exec_from_3().map_err(step("close descriptors"))?;
-    execve(&file, &arguments, &variables).map_err(|errno| Error::Exec(shown(program), errno))
+    let (program, inherited) = (shown(program), process.inherited);
+    Ok(Ready { program, file, arguments, variables, inherited })
 }
 
 #[cfg(test)]

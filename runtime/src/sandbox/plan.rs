@@ -2,7 +2,9 @@
 //! the terms of the kernel. Nothing here is decided any more; [`super::start()`] does what it says.
 
 use std::ffi::{CString, OsString};
+use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use super::tree::For;
 use crate::sys::capability::CapabilitySet;
@@ -242,6 +244,13 @@ pub struct Process {
     pub umask: u32,
     /// Whether this is root of a user namespace rather than of the machine.
     pub user_namespace: bool,
+    /// A listening socket: ready for exec, the process waits here until somebody connects. It
+    /// counts as started for its starter before that, and says there why exec failed.
+    pub gate: Option<Arc<OwnedFd>>,
+    /// Whether it lives on when who starts it ends.
+    pub outlives_starter: bool,
+    /// How many descriptors from 3 on it inherits.
+    pub inherited: u32,
 }
 
 /// A container to be started.

@@ -4,7 +4,7 @@
 use std::convert::Infallible;
 use std::fs::{self, File};
 use std::io::{self, Read};
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::Path;
 
 use nix::errno::Errno;
@@ -48,7 +48,9 @@ pub(super) fn become_command(
     super::emulation::begin().map_err(step("have a supervisor for ids that do not exist here"))?;
     // From here on nothing but the streams and the channel is open: a working directory such as
     // /proc/self/fd/7 finds nothing.
-    sys::descriptor::close_all_but(channel.as_fd()).map_err(step("close descriptors"))?;
+    let gate = process.gate.as_deref();
+    let kept: Vec<_> = std::iter::once(channel.as_fd()).chain(gate.map(AsFd::as_fd)).collect();
+    sys::descriptor::keep_only(&kept, process.inherited).map_err(step("close descriptors"))?;
     sys::descriptor::default_signals().map_err(step("reset signals"))?;
     if let Some(score) = process.oom_score_adj {
         prefer_for_killing(score)?;
@@ -60,8 +62,29 @@ pub(super) fn become_command(
     command::change_dir(dir)?;
     privilege::drop_to(&identity, process)?;
     // Changing the ids cleared it.
-    prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("ask to die with the monitor"))?;
-    command::execute(process, &identity)
+    if !process.outlives_starter {
+        prctl::set_pdeathsig(Signal::SIGKILL).map_err(step("ask to die with the monitor"))?;
+    }
+    let ready = command::prepare(process, &identity)?;
+    match gate {
+        None => ready.execute(),
+        Some(gate) => wait_at(gate, channel, ready),
+    }
+}
+
+/// Waits until somebody connects to the gate; only then becomes the command. For the starter this
+/// process has started; whoever connects hears nothing when exec succeeds.
+fn wait_at(gate: &OwnedFd, channel: &OwnedFd, ready: command::Ready) -> Result<Infallible, Error> {
+    // The starter waits for the channel to close. Its owner never drops it: this process execs or
+    // exits, and the number is not used again but by what follows.
+    nix::unistd::close(channel.as_raw_fd()).map_err(step("close the channel"))?;
+    let connection = sys::descriptor::accept(gate.as_fd()).map_err(step("wait for the start"))?;
+    let error = match ready.execute() {
+        Ok(never) => match never {},
+        Err(error) => error,
+    };
+    super::report(&error, &connection);
+    sys::process::exit(error.exit_code())
 }
 
 /// Runs one more process in a container: this process has joined its namespaces and its root.

@@ -66,12 +66,12 @@ pub fn accept(listener: BorrowedFd<'_>) -> nix::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
-/// Marks every descriptor from 3 up close-on-exec, so that a program started next inherits only
-/// its three streams.
-pub fn close_on_exec_from_3() -> nix::Result<()> {
+/// Marks every descriptor from `first` up close-on-exec, so that a program started next inherits
+/// only those before it.
+pub fn close_on_exec_from(first: u32) -> nix::Result<()> {
     // SAFETY: changes flags of descriptors only.
     let result =
-        unsafe { libc::syscall(libc::SYS_close_range, 3u32, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
+        unsafe { libc::syscall(libc::SYS_close_range, first, u32::MAX, libc::CLOSE_RANGE_CLOEXEC) };
     Errno::result(result).map(drop)
 }
 
@@ -153,12 +153,12 @@ pub fn lock(file: BorrowedFd<'_>, kind: LockKind) -> nix::Result<()> {
     }
 }
 
-/// Closes every descriptor from 3 up but these, now. What owned the others must not be used or
+/// Closes every descriptor from 3 up but these, and the first `passed` ones, now. What owned the others must not be used or
 /// dropped any more: for the child of a fork, which goes on with these alone.
-pub fn keep_only(keep: &[BorrowedFd<'_>]) -> nix::Result<()> {
+pub fn keep_only(keep: &[BorrowedFd<'_>], passed: u32) -> nix::Result<()> {
     let mut numbers: Vec<u32> = keep.iter().map(|fd| fd.as_raw_fd().cast_unsigned()).collect();
     numbers.sort_unstable();
-    let mut first = 3;
+    let mut first = 3u32.saturating_add(passed);
     for number in numbers.into_iter().chain([u32::MAX]) {
         let last = if number == u32::MAX { u32::MAX } else { number.saturating_sub(1) };
         if first <= last {
