@@ -34,7 +34,8 @@ pub struct Options {
     /// Its hardware address
     #[arg(long, value_name = "ADDRESS")]
     mac_address: Option<String>,
-    /// Publish a port at one of this machine: [[ADDRESS:]PORT:]PORT[/tcp|udp], or ranges of them
+    /// Publish a port at one of this machine: `ADDRESS:PORT:PORT/tcp` or less of it, or ranges of
+    /// ports
     #[arg(short, long, value_name = "PORT")]
     publish: Vec<String>,
     /// Publish all exposed ports at free ports of this machine
