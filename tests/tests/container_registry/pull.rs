@@ -8,7 +8,7 @@ use cowl_tests::container::{Caller, Machine, check};
 
 use super::front::{Deed, Front};
 use super::http::{self, Message};
-use super::server::{Certificates, Image, Layer, OCI_INDEX, OCI_MANIFEST, Registry, noise};
+use super::server::{Certificates, Image, Layer, NOBODY, OCI_INDEX, OCI_MANIFEST, Registry, noise};
 
 cowl_tests::as_root_and_user!(pulls_and_says_so);
 
@@ -80,9 +80,7 @@ fn pulls_and_says_so(machine: &Machine) {
     machine.cowl(["pull", &registry.name("team/app:2.0")]).fails(1, "team/app:2.0 not found");
     machine.cowl(["pull", &registry.name("nobody")]).fails(1, "nobody:latest not found");
     machine.cowl(["pull", "UPPER"]).fails(1, "'UPPER' is not a valid image name");
-    let closed = registry.address.to_string();
-    drop(registry);
-    machine.cowl(["pull", &format!("{closed}/x")]).fails(1, "cannot reach the registry");
+    machine.cowl(["pull", &format!("{NOBODY}/x")]).fails(1, "cannot reach the registry");
     machine.cowl(["rmi", "-f", &by_digest]).ok();
 }
 
@@ -325,11 +323,8 @@ fn mirrors_come_first() {
     check(Caller::Root, |machine| {
         let registry = Registry::start();
         registry.put_image("library/thing", "latest", &small());
-        let closed = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let nobody = closed.local_addr().expect("an address");
-        drop(closed);
         let mirrors = format!(
-            r#"{{"registry-mirrors": ["http://{nobody}", "http://{}/"]}}"#,
+            r#"{{"registry-mirrors": ["http://{NOBODY}", "http://{}/"]}}"#,
             registry.address
         );
         settings(machine, &mirrors);

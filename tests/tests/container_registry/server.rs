@@ -245,6 +245,9 @@ impl Layer {
     }
 }
 
+/// Where nobody listens: a port that the kernel gives to no test.
+pub const NOBODY: &str = "127.0.0.1:1";
+
 /// Bytes that do not compress, the same for the same seed.
 pub fn noise(seed: u64, length: usize) -> Vec<u8> {
     let mut state = seed.wrapping_mul(2).wrapping_add(1);
