@@ -4,36 +4,56 @@
 //! the exit code is 125 for failures of `run` before the command, 1 for the rest.
 
 mod age;
+mod attach;
+mod attached;
+mod begin;
 mod commit;
+mod container;
 mod cp;
+mod create;
 mod create_options;
 mod diff;
+mod each;
+mod events;
+mod exec;
 mod export;
 mod image;
 mod info;
 mod inspect;
+mod kill;
 mod login;
+mod logs;
 mod network;
+mod note;
+mod pause;
 mod port;
 mod progress;
 mod ps;
+mod rename;
+mod restart;
 mod rm;
 mod run;
 mod runtime;
 mod size;
+mod start;
+mod stop;
 mod system;
 mod table;
+mod top;
+mod wait;
 
 use std::ffi::OsString;
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::time::SystemTime;
 
 use clap::error::{ContextKind, ContextValue, ErrorKind};
 use clap::{Parser, Subcommand};
+use serde_json::{Map, Value, json};
 
-use crate::container::Containers;
 use crate::container::state::Process;
+use crate::container::{Container, Containers};
 use crate::executable;
 use crate::monitor::ENGINE_ERROR;
 use crate::store::Store;
@@ -55,6 +75,34 @@ struct Cowl {
 enum Command {
     /// Run a command in a new container
     Run(Box<run::Args>),
+    /// Make a container without starting it
+    Create(Box<create::Args>),
+    /// Start containers
+    Start(start::Args),
+    /// Stop containers: ask them to end, then kill them
+    Stop(stop::Args),
+    /// Stop containers and start them again
+    Restart(restart::Args),
+    /// Send a signal to containers
+    Kill(kill::Args),
+    /// Freeze every process of containers
+    Pause(pause::Args),
+    /// Let frozen containers go on
+    Unpause(pause::Args),
+    /// Wait until containers have ended, and print their exit codes
+    Wait(wait::Args),
+    /// Attach stdin, stdout and stderr to a container that runs
+    Attach(attach::Args),
+    /// Run a command in a container that runs
+    Exec(exec::Args),
+    /// Show what a container has written
+    Logs(logs::Args),
+    /// Show the processes of a container
+    Top(top::Args),
+    /// Give a container another name
+    Rename(rename::Args),
+    /// Show what happens
+    Events(events::Args),
     /// List containers
     Ps(ps::Args),
     /// Remove containers
@@ -79,6 +127,8 @@ enum Command {
     Images(image::list::Args),
     /// Remove images, or names of images
     Rmi(image::rmi::Args),
+    /// Manage containers
+    Container(container::Args),
     /// Manage images
     Image(image::Args),
     /// Download an image from a registry
@@ -153,6 +203,17 @@ pub fn main() -> ExitCode {
 /// Says what went wrong; where stderr is closed there is nobody to say it to.
 fn complain(message: &str) {
     writeln!(io::stderr(), "cowl: {}", message.trim_end()).ok();
+}
+
+/// Says something on stderr as it is.
+fn complain_bare(message: &str) {
+    writeln!(io::stderr(), "{message}").ok();
+}
+
+/// Nanoseconds since 1970.
+fn now() -> i128 {
+    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
 }
 
 /// Writes to stdout. A reader that has gone away is no error (`cowl ps | head -1`).
@@ -289,7 +350,16 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         print(format!("cowl version {}\n", env!("CARGO_PKG_VERSION")).as_bytes())?;
         return Ok(0);
     }
-    let running = matches!(cowl.command, Command::Run(_));
+    let running = match &cowl.command {
+        Command::Run(_) | Command::Create(_) => true,
+        Command::Container(args) => args.runs(),
+        _ => false,
+    };
+    let starting = match &cowl.command {
+        Command::Run(_) | Command::Start(_) | Command::Restart(_) => true,
+        Command::Container(args) => args.starts(),
+        _ => false,
+    };
     let container = match &cowl.command {
         Command::Cp(args) => args.container(),
         Command::Commit(args) => args.container(),
@@ -300,12 +370,26 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         let exit_code = if running { ENGINE_ERROR } else { failure.exit_code };
         Failure { exit_code, ..failure }
     })?;
-    if running {
+    if starting {
         executable::protect(&context.root, std::env::args_os().skip(1))
             .map_err(|error| Failure::new(ENGINE_ERROR, error))?;
     }
     match cowl.command {
         Command::Run(args) => run::run(*args, &context),
+        Command::Create(args) => create::run(*args, &context),
+        Command::Start(args) => start::run(&args, &context),
+        Command::Stop(args) => stop::run(&args, &context),
+        Command::Restart(args) => restart::run(&args, &context),
+        Command::Kill(args) => kill::run(&args, &context),
+        Command::Pause(args) => pause::pause(&args, &context),
+        Command::Unpause(args) => pause::unpause(&args, &context),
+        Command::Wait(args) => wait::run(&args, &context),
+        Command::Attach(args) => attach::run(&args, &context),
+        Command::Exec(args) => exec::run(args, &context),
+        Command::Logs(args) => logs::run(&args, &context),
+        Command::Top(args) => top::run(&args, &context),
+        Command::Rename(args) => rename::run(&args, &context),
+        Command::Events(args) => events::run(&args, &context),
         Command::Ps(args) => ps::run(&args, &context),
         Command::Rm(args) => rm::run(&args, &context),
         Command::Diff(args) => diff::run(&args, &context),
@@ -318,6 +402,7 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Import(args) => image::import::run(&args, &context),
         Command::Images(args) => image::list::run(&args, &context),
         Command::Rmi(args) => image::rmi::run(&args, &context),
+        Command::Container(args) => container::run(args, &context),
         Command::Image(args) => image::run(&args, &context),
         Command::Pull(args) => image::pull::run(&args, &context),
         Command::Push(args) => image::push::run(&args, &context),
@@ -332,6 +417,44 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }
+}
+
+/// The networks of a container, for `ps` and `inspect`.
+fn networks(container: &Container) -> Vec<String> {
+    use crate::network::settings::Mode;
+    let settings = &container.config.network;
+    match &settings.mode {
+        Mode::Default => vec!["bridge".to_owned()],
+        Mode::None => vec!["none".to_owned()],
+        Mode::Host => vec!["host".to_owned()],
+        Mode::Container(id) => vec![format!("container:{id}")],
+        Mode::User(_) => vec!["user".to_owned()],
+        Mode::Networks => settings.networks.iter().map(|wanted| wanted.network.clone()).collect(),
+    }
+}
+
+/// Its published ports, for `ps`.
+fn published(container: &Container) -> String {
+    let settings = &container.config.network;
+    if container.state.status.live().is_none() {
+        return String::new();
+    }
+    // What cannot be read counts as nothing.
+    let present = crate::network::present(&container.dir).ok().flatten().unwrap_or_default();
+    let exposed = settings.exposed.iter().copied().collect();
+    crate::network::ports::column(&present.published, &exposed)
+}
+
+/// Its published ports, for `inspect`.
+fn port_bindings(_container: &Container) -> Value {
+    json!({})
+}
+
+/// What its networks are like, for `inspect`.
+fn network_settings(_context: &Context, container: &Container) -> Result<Value, Failure> {
+    let networks: Map<String, Value> =
+        networks(container).into_iter().map(|name| (name, json!({}))).collect();
+    Ok(json!({ "Ports": {}, "IPAddress": "", "Networks": networks }))
 }
 
 /// A path for messages.

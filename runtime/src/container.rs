@@ -23,6 +23,7 @@ pub mod id;
 pub mod life;
 pub mod lock;
 pub mod name;
+pub mod processes;
 pub mod record;
 pub mod state;
 
@@ -76,6 +77,9 @@ pub enum Error {
     /// It was killed and did not end.
     #[error("container {0} was killed but has not ended after ten seconds: try again")]
     Stuck(ContainerId),
+    /// Somebody else is starting or ending it.
+    #[error("container {0} is being started or ended by another command: try again")]
+    Busy(ContainerId),
     /// The disk said no.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {
@@ -261,6 +265,74 @@ impl Containers {
         }
         drop(guard);
         made
+    }
+
+    /// Takes the lock of a container that shall be started, and reads it anew. None when it runs.
+    pub fn claim(&self, container: &Container) -> Result<Option<(Container, Lock)>, Error> {
+        let start = Instant::now();
+        loop {
+            {
+                let _guard = Lock::store(&self.dir)?;
+                let Some(found) = Self::read(&container.dir)? else {
+                    return Err(Error::Unknown(container.config.name.clone()));
+                };
+                if Lock::probe(&found.dir)? == lock::Holder::Nobody {
+                    // Nobody but who has the store's lock takes this one; who only looks at it
+                    // lets go at once.
+                    let lock = Lock::container(&found.dir)?;
+                    return Ok(Some((found, lock)));
+                }
+                if !matches!(found.state.status, Status::Exited { .. } | Status::Created { .. }) {
+                    return Ok(None);
+                }
+            }
+            // It is being started by somebody else, or has ended and is about to let go.
+            if start.elapsed() > DEATH_PATIENCE {
+                return Err(Error::Busy(container.config.id.clone()));
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    /// The configuration of the container in `dir`, as it is now.
+    pub fn configuration(dir: &Path) -> Result<Option<Config>, Error> {
+        record::read(&dir.join("config.json"))
+    }
+
+    /// Changes the configuration of a container on disk.
+    pub fn reconfigure(
+        &self,
+        container: &Container,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Container, Error> {
+        let _guard = Lock::store(&self.dir)?;
+        self.replace(container, change)
+    }
+
+    fn replace(
+        &self,
+        container: &Container,
+        change: impl FnOnce(&mut Config),
+    ) -> Result<Container, Error> {
+        let Some(mut found) = Self::read(&container.dir)? else {
+            return Err(Error::Unknown(container.config.name.clone()));
+        };
+        change(&mut found.config);
+        record::write(&found.dir.join("config.json"), &found.config)?;
+        Ok(found)
+    }
+
+    /// Gives a container another name.
+    pub fn rename(&self, container: &Container, name: &str) -> Result<Container, Error> {
+        let name = name.strip_prefix('/').unwrap_or(name);
+        let _guard = Lock::store(&self.dir)?;
+        if !name::valid(name) {
+            return Err(Error::BadName(name.to_owned()));
+        }
+        if let Some(other) = self.list()?.into_iter().find(|c| c.config.name == name) {
+            return Err(Error::NameTaken { name: name.to_owned(), id: other.config.id });
+        }
+        self.replace(container, |config| config.name = name.to_owned())
     }
 
     /// Removes a container's directory: out of sight at once, then its content.

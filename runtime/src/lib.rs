@@ -50,6 +50,7 @@ pub mod cli;
 pub mod container;
 pub mod control;
 pub mod digest;
+pub mod events;
 pub mod executable;
 pub mod filter;
 pub mod image;

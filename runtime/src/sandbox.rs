@@ -138,7 +138,7 @@ fn enter(plan: &Plan, streams: Streams, channel: &OwnedFd) -> Error {
 }
 
 /// Tells the starter what failed.
-fn report(error: &Error, channel: &OwnedFd) {
+pub(crate) fn report(error: &Error, channel: &OwnedFd) {
     let word = Word::Failed { exit_code: error.exit_code(), message: error.to_string() };
     if let Ok(word) = serde_json::to_vec(&word) {
         // When the monitor is gone there is nobody to tell; this process ends either way.

@@ -4,15 +4,16 @@
 //! for as long as the caller likes, and must not hold up signals or the other streams. (Its file
 //! is shared with other processes, so making it non-blocking is not an option.)
 
+pub mod keys;
+
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread::JoinHandle;
-use std::time::Duration;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, open, splice};
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::signal::{SigSet, Signal};
 use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::{Mode, SFlag, fstat};
@@ -20,12 +21,13 @@ use nix::sys::termios::{SetArg, Termios, cfmakeraw, tcgetattr, tcsetattr};
 use nix::unistd::{isatty, pipe2, read, write};
 
 use crate::sys::tty::{self, WindowSize};
+pub use keys::DetachKeys;
 
 /// How much is copied at a time.
 const CHUNK: usize = 256 * 1024;
 
-/// How soon a terminal that nobody in the container has open is looked at again.
-const HANGUP_PAUSE: Duration = Duration::from_millis(10);
+/// How soon a terminal that nobody in the container has open is looked at again: milliseconds.
+const HANGUP_PAUSE: u8 = 10;
 
 /// Signals that are the command line's own business and are not forwarded: child and pipe events,
 /// the window size, job control of its own reading and writing, and what cannot be caught.
@@ -40,38 +42,78 @@ const OWN: [Signal; 8] = [
     Signal::SIGSTOP,
 ];
 
-/// Both ends of the streams of a container without a terminal.
-#[derive(Debug)]
+/// Both ends of pipes between a container and the caller.
+#[derive(Debug, Default)]
 pub struct Pipes {
-    /// The container's ends: stdin, stdout, stderr.
-    pub theirs: [OwnedFd; 3],
+    /// The ends for the other side: it writes to the first two, and reads the last.
+    pub theirs: Ends,
     /// Ours.
-    pub ours: OurEnds,
+    pub ours: Ends,
 }
 
-/// The caller's ends.
-#[derive(Debug)]
-pub struct OurEnds {
-    input: Option<OwnedFd>,
-    output: OwnedFd,
-    errors: OwnedFd,
+/// One end of each stream that is connected.
+#[derive(Debug, Default)]
+pub struct Ends {
+    /// Stdout.
+    pub output: Option<OwnedFd>,
+    /// Stderr.
+    pub errors: Option<OwnedFd>,
+    /// Stdin.
+    pub input: Option<OwnedFd>,
 }
 
-/// Makes the pipes; without `interactive` the container's stdin is /dev/null.
-pub fn pipes(interactive: bool) -> nix::Result<Pipes> {
-    let (stdin, input) = if interactive {
+fn large(pipe: &OwnedFd) {
+    // Fewer, larger copies; a user beyond the limit for pipe memory keeps the default.
+    fcntl(pipe, FcntlArg::F_SETPIPE_SZ(CHUNK as i32)).ok();
+}
+
+/// Makes pipes for a monitor to copy a container's output into: writing to them does not block.
+pub fn copies(output: bool, errors: bool) -> nix::Result<Pipes> {
+    let pipe = || {
         let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
-        (read, Some(write))
-    } else {
-        (open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?, None)
+        large(&read);
+        fcntl(&write, FcntlArg::F_SETFL(OFlag::O_NONBLOCK))?;
+        Ok((read, write))
     };
-    let (output, stdout) = pipe2(OFlag::O_CLOEXEC)?;
-    let (errors, stderr) = pipe2(OFlag::O_CLOEXEC)?;
-    for pipe in [&output, &errors].into_iter().chain(&input) {
-        // Fewer, larger copies; a user beyond the limit for pipe memory keeps the default.
-        fcntl(pipe, FcntlArg::F_SETPIPE_SZ(CHUNK as i32)).ok();
+    let mut pipes = Pipes::default();
+    if output {
+        let (read, write) = pipe()?;
+        (pipes.ours.output, pipes.theirs.output) = (Some(read), Some(write));
     }
-    Ok(Pipes { theirs: [stdin, stdout, stderr], ours: OurEnds { input, output, errors } })
+    if errors {
+        let (read, write) = pipe()?;
+        (pipes.ours.errors, pipes.theirs.errors) = (Some(read), Some(write));
+    }
+    Ok(pipes)
+}
+
+/// Makes the streams of a program; without `input` its stdin is /dev/null.
+pub fn pipes(input: bool) -> nix::Result<Pipes> {
+    let mut pipes = Pipes::default();
+    if input {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        large(&read);
+        (pipes.theirs.input, pipes.ours.input) = (Some(read), Some(write));
+    } else {
+        let null = open("/dev/null", OFlag::O_RDONLY | OFlag::O_CLOEXEC, Mode::empty())?;
+        pipes.theirs.input = Some(null);
+    }
+    for (theirs, ours) in [
+        (&mut pipes.theirs.output, &mut pipes.ours.output),
+        (&mut pipes.theirs.errors, &mut pipes.ours.errors),
+    ] {
+        let (read, write) = pipe2(OFlag::O_CLOEXEC)?;
+        large(&read);
+        (*ours, *theirs) = (Some(read), Some(write));
+    }
+    Ok(pipes)
+}
+
+/// The streams of a program that nobody is attached to: /dev/null.
+pub fn nothing() -> nix::Result<Pipes> {
+    let null = || open("/dev/null", OFlag::O_RDWR | OFlag::O_CLOEXEC, Mode::empty());
+    let theirs = Ends { output: Some(null()?), errors: Some(null()?), input: Some(null()?) };
+    Ok(Pipes { theirs, ours: Ends::default() })
 }
 
 /// Whether the caller's stdin is a terminal.
@@ -130,13 +172,21 @@ pub fn take_signals() -> nix::Result<SignalFd> {
     SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
 }
 
+/// Takes only the changes of the window's size from their usual course.
+pub fn take_window_changes() -> nix::Result<SignalFd> {
+    let mut set = SigSet::empty();
+    set.add(Signal::SIGWINCH);
+    set.thread_block()?;
+    SignalFd::with_flags(&set, SfdFlags::SFD_CLOEXEC | SfdFlags::SFD_NONBLOCK)
+}
+
 /// Writes all of a buffer; false when the reader is gone.
 fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
     while !bytes.is_empty() {
         match write(to, bytes) {
             Ok(written) => bytes = bytes.get(written..).unwrap_or_default(),
             Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_for(to, nix::poll::PollFlags::POLLOUT),
+            Err(Errno::EAGAIN) => wait_for(to, PollFlags::POLLOUT),
             Err(_) => return false,
         }
     }
@@ -144,10 +194,10 @@ fn write_all(to: BorrowedFd<'_>, mut bytes: &[u8]) -> bool {
 }
 
 /// For a stream that its owner made non-blocking.
-fn wait_for(fd: BorrowedFd<'_>, event: nix::poll::PollFlags) {
-    let mut fds = [nix::poll::PollFd::new(fd, event)];
+fn wait_for(fd: BorrowedFd<'_>, event: PollFlags) {
+    let mut fds = [PollFd::new(fd, event)];
     // Interrupted or not, the caller tries again.
-    nix::poll::poll(&mut fds, nix::poll::PollTimeout::NONE).ok();
+    poll(&mut fds, PollTimeout::NONE).ok();
 }
 
 /// How a copy ended.
@@ -173,28 +223,41 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> End {
     let mut direct = spliceable(to);
     let mut buffer = Vec::new();
     loop {
-        if direct {
-            match splice(from, None, to, None, CHUNK, SpliceFFlags::SPLICE_F_MOVE) {
-                Ok(0) => return End::Eof,
-                Ok(_) | Err(Errno::EINTR) => {}
-                Err(Errno::EPIPE) => return End::Unwritable,
-                // Some terminals, non-blocking streams: by hand.
-                Err(_) => direct = false,
-            }
-            continue;
+        if let Some(end) = move_some(from, to, &mut direct, &mut buffer) {
+            return end;
         }
-        buffer.resize(CHUNK, 0);
-        match read(from, &mut buffer) {
-            Ok(0) => return End::Eof,
-            Ok(length) => {
-                if !write_all(to, buffer.get(..length).unwrap_or_default()) {
-                    return End::Unwritable;
-                }
-            }
-            Err(Errno::EINTR) => {}
-            Err(Errno::EAGAIN) => wait_for(from, nix::poll::PollFlags::POLLIN),
-            Err(errno) => return End::Unreadable(errno),
+    }
+}
+
+/// Copies what there is, at least once waiting for it; the end, when it has come.
+fn move_some(
+    from: BorrowedFd<'_>,
+    to: BorrowedFd<'_>,
+    direct: &mut bool,
+    buffer: &mut Vec<u8>,
+) -> Option<End> {
+    if *direct {
+        match splice(from, None, to, None, CHUNK, SpliceFFlags::SPLICE_F_MOVE) {
+            Ok(0) => return Some(End::Eof),
+            Ok(_) | Err(Errno::EINTR) => return None,
+            Err(Errno::EPIPE) => return Some(End::Unwritable),
+            // Some terminals, non-blocking streams: by hand.
+            Err(_) => *direct = false,
         }
+    }
+    buffer.resize(CHUNK, 0);
+    match read(from, buffer) {
+        Ok(0) => Some(End::Eof),
+        Ok(length) => {
+            let whole = write_all(to, buffer.get(..length).unwrap_or_default());
+            (!whole).then_some(End::Unwritable)
+        }
+        Err(Errno::EINTR) => None,
+        Err(Errno::EAGAIN) => {
+            wait_for(from, PollFlags::POLLIN);
+            None
+        }
+        Err(errno) => Some(End::Unreadable(errno)),
     }
 }
 
@@ -202,61 +265,146 @@ fn copy(from: BorrowedFd<'_>, to: BorrowedFd<'_>) -> End {
 #[derive(Debug)]
 pub struct Copying {
     outputs: Vec<JoinHandle<()>>,
-    ended: Arc<AtomicBool>,
+    /// Closed when there will be no more output.
+    ended: OwnedFd,
+    /// Readable when the caller has typed the keys that part it from the container.
+    parted: OwnedFd,
     /// The container's terminal, for its window size.
     terminal: Option<Arc<OwnedFd>>,
 }
 
-/// Starts copying between the caller's streams and a container's pipes.
-pub fn copy_pipes(ours: OurEnds) -> Copying {
-    let OurEnds { input, output, errors } = ours;
-    if let Some(input) = input {
-        // Never joined: it may wait for the caller's keyboard for ever. Dropping the pipe at the
-        // end is the half-close that the container sees.
-        std::thread::spawn(move || {
-            copy(io::stdin().as_fd(), input.as_fd());
-        });
+/// Where what the caller types goes.
+#[derive(Debug)]
+pub enum Feed {
+    /// Nowhere.
+    Nothing,
+    /// Into a pipe; its end is the end of that.
+    Pipe(OwnedFd),
+    /// Into a terminal, but for the keys that part from it.
+    Terminal(DetachKeys),
+}
+
+/// Starts copying between the caller's streams and a container's. `terminal` is the container's;
+/// `output` may be the terminal as well.
+pub fn copy_streams(
+    output: Option<OwnedFd>,
+    errors: Option<OwnedFd>,
+    feed: Feed,
+    terminal: Option<OwnedFd>,
+) -> nix::Result<Copying> {
+    let (ended_reader, ended) = pipe2(OFlag::O_CLOEXEC)?;
+    let (parted, parted_writer) = pipe2(OFlag::O_CLOEXEC)?;
+    let terminal = terminal.map(Arc::new);
+    let ended_reader = Arc::new(ended_reader);
+    let mut outputs = Vec::new();
+    if let Some(output) = output {
+        let ended = Arc::clone(&ended_reader);
+        outputs.push(std::thread::spawn(move || drain(&output, io::stdout().as_fd(), &ended)));
     }
-    let out = std::thread::spawn(move || drain(&output, io::stdout().as_fd()));
-    let err = std::thread::spawn(move || drain(&errors, io::stderr().as_fd()));
-    Copying { outputs: vec![out, err], ended: Arc::default(), terminal: None }
+    if let Some(errors) = errors {
+        let ended = Arc::clone(&ended_reader);
+        outputs.push(std::thread::spawn(move || drain(&errors, io::stderr().as_fd(), &ended)));
+    }
+    // The thread that reads is never joined: it may wait for the caller's keyboard for ever.
+    match (feed, &terminal) {
+        (Feed::Pipe(input), _) => {
+            std::thread::spawn(move || {
+                copy(io::stdin().as_fd(), input.as_fd());
+                drop(parted_writer);
+                // Dropping the pipe is the half-close that the container sees.
+            });
+        }
+        (Feed::Terminal(keys), Some(terminal)) => {
+            let terminal = Arc::clone(terminal);
+            std::thread::spawn(move || type_into(&terminal, keys, &parted_writer));
+        }
+        _ => {}
+    }
+    Ok(Copying { outputs, ended, parted, terminal })
 }
 
-/// Copies a container's output. A caller that stopped reading closes the pipe, so that the
-/// container notices as it would without us.
-fn drain(from: &OwnedFd, to: BorrowedFd<'_>) {
-    copy(from.as_fd(), to);
-}
-
-/// Starts copying between the caller's terminal and a container's.
-pub fn copy_terminal(master: OwnedFd, interactive: bool) -> Copying {
-    let master = Arc::new(master);
-    let ended = Arc::new(AtomicBool::new(false));
-    if interactive {
-        let master = Arc::clone(&master);
-        std::thread::spawn(move || {
-            let end = copy(io::stdin().as_fd(), master.as_fd());
-            if end == End::Eof {
+/// Passes on what is typed until the end or the keys that part.
+fn type_into(terminal: &OwnedFd, mut keys: DetachKeys, parted: &OwnedFd) {
+    let mut typed = [0; 4096];
+    let mut passed = Vec::new();
+    loop {
+        let length = match read(io::stdin(), &mut typed) {
+            Ok(0) => {
                 // End of file, as typed: a terminal has no half-close.
-                write_all(master.as_fd(), &[4]);
+                write_all(terminal.as_fd(), &[4]);
+                return;
             }
-        });
+            Ok(length) => length,
+            Err(Errno::EINTR) => continue,
+            Err(Errno::EAGAIN) => {
+                wait_for(io::stdin().as_fd(), PollFlags::POLLIN);
+                continue;
+            }
+            Err(_) => return,
+        };
+        passed.clear();
+        let part = keys.filter(typed.get(..length).unwrap_or_default(), &mut passed);
+        if !write_all(terminal.as_fd(), &passed) {
+            return;
+        }
+        if part {
+            write_all(parted.as_fd(), b"p");
+            return;
+        }
     }
-    let out = {
-        let (master, ended) = (Arc::clone(&master), Arc::clone(&ended));
-        std::thread::spawn(move || {
-            // While the container lives, it may close its terminal and open it again.
-            while copy(master.as_fd(), io::stdout().as_fd()) == End::Unreadable(Errno::EIO)
-                && !ended.load(Ordering::Acquire)
-            {
-                std::thread::sleep(HANGUP_PAUSE);
+}
+
+/// Copies a container's output until its end; once `ended` is closed, only what is there. A
+/// caller that stopped reading closes the pipe, so that the container notices as it would
+/// without us.
+fn drain(from: &OwnedFd, to: BorrowedFd<'_>, ended: &OwnedFd) {
+    let mut direct = spliceable(to);
+    let mut buffer = Vec::new();
+    loop {
+        let mut fds = [
+            PollFd::new(from.as_fd(), PollFlags::POLLIN),
+            PollFd::new(ended.as_fd(), PollFlags::POLLIN),
+        ];
+        match poll(&mut fds, PollTimeout::NONE) {
+            Err(Errno::EINTR) => continue,
+            Err(_) => return,
+            Ok(_) => {}
+        }
+        let [from_events, ended_events] = fds.map(|fd| fd.revents().unwrap_or(PollFlags::empty()));
+        if !from_events.contains(PollFlags::POLLIN) {
+            let hung_up = from_events.contains(PollFlags::POLLHUP);
+            if !ended_events.is_empty() || (hung_up && !isatty(from).unwrap_or(false)) {
+                return;
             }
-        })
-    };
-    Copying { outputs: vec![out], ended, terminal: Some(master) }
+            // A terminal that nobody in the container has open: somebody may open it again.
+            let mut fds = [PollFd::new(ended.as_fd(), PollFlags::POLLIN)];
+            poll(&mut fds, PollTimeout::from(HANGUP_PAUSE)).ok(); // in any case it is looked at again
+            continue;
+        }
+        match move_some(from.as_fd(), to, &mut direct, &mut buffer) {
+            None => {}
+            Some(End::Unreadable(Errno::EIO)) => {}
+            Some(_) => return,
+        }
+    }
+}
+
+impl AsFd for Copying {
+    /// Readable when the caller has typed the keys that part it from the container, or can type
+    /// nothing more.
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.parted.as_fd()
+    }
 }
 
 impl Copying {
+    /// Whether the keys that part were typed; asked when readable. Without them, the caller's
+    /// stdin has ended.
+    pub fn parted(&self) -> bool {
+        let mut byte = [0];
+        matches!(read(&self.parted, &mut byte), Ok(1))
+    }
+
     /// Tells the container's terminal the size of the caller's.
     pub fn resize(&self) {
         if let (Some(terminal), Some(size)) = (&self.terminal, window_size()) {
@@ -266,9 +414,9 @@ impl Copying {
     }
 
     /// Waits until everything that the container wrote has been written. Called when it has
-    /// ended, so that the streams are at their end.
+    /// ended, so that all of it is in the streams.
     pub fn finish(self) {
-        self.ended.store(true, Ordering::Release);
+        drop(self.ended);
         for thread in self.outputs {
             // A panicking thread has said so itself.
             thread.join().ok();
@@ -281,6 +429,7 @@ mod tests {
     use super::*;
     use std::fs::File;
     use std::io::{Read, Write};
+    use std::time::Duration;
 
     fn pipe() -> (OwnedFd, OwnedFd) {
         pipe2(OFlag::O_CLOEXEC).unwrap()

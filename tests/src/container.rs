@@ -23,6 +23,8 @@ pub mod caller;
 pub mod fixture;
 pub mod left;
 pub mod outcome;
+pub mod patience;
+pub mod pty;
 
 pub use caller::Caller;
 pub use outcome::Outcome;

@@ -257,6 +257,10 @@ fn kill_9_of_cowl(machine: &Machine) {
     let mut child = machine.start("orphan");
     child.kill().expect("kill the command");
     child.wait().expect("wait");
+    // The container is not the command's: it lives on, and others can do with it what they like.
+    assert!(machine.cowl(["ps"]).ok().contains("orphan"));
+    assert_eq!(machine.cowl(["exec", "orphan", "echo", "here"]).ok(), "here\n");
+    machine.cowl(["kill", "orphan"]).ok();
     told_and_removed(machine, "orphan");
 }
 

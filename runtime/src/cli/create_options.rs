@@ -4,18 +4,21 @@
 //! the [`Config`]. After [`create`] the command line is not needed any more: the container starts
 //! from what is on disk.
 
+mod id_file;
 mod image;
 mod isolation;
 mod life;
 mod limits;
 mod mounts;
 mod network;
-mod process;
+pub(super) mod process;
 mod pull;
 
 use std::ffi::OsString;
 
 use clap::Args;
+
+use id_file::IdFile;
 
 use super::{Context, Failure};
 use crate::container::lock::Lock;
@@ -55,9 +58,14 @@ pub struct Options {
 }
 
 impl Options {
-    /// `-i`
-    pub fn interactive(&self) -> bool {
-        self.process.interactive
+    /// `-d`
+    pub fn detach(&mut self) -> Result<(), Failure> {
+        self.life.detach()
+    }
+
+    /// Which of stdin, stdout, stderr are attached.
+    pub fn attached(&self) -> Result<[bool; 3], Failure> {
+        self.life.attached(self.process.interactive)
     }
 
     /// `-t`
@@ -92,7 +100,8 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     let mut network = options.network.read()?;
     let isolation = options.isolation.read()?;
     let limits = options.limits.read()?;
-    let life = options.life.read()?;
+    let life = options.life.read(options.process.interactive, options.rm)?;
+    let identity = options.life.cidfile.as_deref().map(IdFile::reserve).transpose()?;
     let mounts = options.mounts.read()?;
     options.process.check()?;
 
@@ -134,6 +143,10 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     let made = files::write(&container.dir, &container.config.hostname, &container.config.network)
         .map_err(engine)
         .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine));
+    let made = made.and_then(|()| match identity {
+        Some(file) => file.write(container.config.id.as_str()),
+        None => Ok(()),
+    });
     match made {
         Ok(()) => Ok(Created { containers, container, lock }),
         Err(failure) => {

@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Failure, image, network, print};
+use super::{Context, Failure, container, image, network, print};
 use crate::template::Template;
 
 /// Exit code of Docker's `inspect` for a template that is none.
@@ -23,7 +23,8 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are tried.
-const KINDS: [Kind; 2] = [
+const KINDS: [Kind; 3] = [
+    Kind { name: "container", find: container::inspect::find },
     Kind { name: "image", find: image::inspect::find },
     Kind { name: "network", find: network::find },
 ];

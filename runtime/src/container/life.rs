@@ -180,8 +180,6 @@ pub struct Life {
     pub stop_timeout: Option<i64>,
     /// Where what it writes is kept.
     pub log: Log,
-    /// Whether its stdin can be written to.
-    pub open_stdin: bool,
     /// Whether its stdin ends with the first command that was attached to it.
     pub stdin_once: bool,
     /// Which of stdin, stdout, stderr `run` attached: what `inspect` says.
@@ -263,6 +261,12 @@ pub fn signal(text: &str) -> Result<i32, Error> {
             format!("SIG{name}").parse::<Signal>().map(|signal| signal as i32).map_err(|_| bad())
         }
     }
+}
+
+/// A signal's name, or its number where it has none.
+pub fn signal_name(number: i32) -> String {
+    Signal::try_from(number)
+        .map_or_else(|_| number.to_string(), |signal| signal.as_str().to_owned())
 }
 
 impl fmt::Display for Restart {

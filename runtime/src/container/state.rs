@@ -10,8 +10,10 @@
 //! Each step is one replacement of `state.json`. The states with processes in them are true only
 //! while the container's lock is held.
 
+use std::ffi::OsString;
 use std::fs;
 use std::os::fd::OwnedFd;
+use std::path::PathBuf;
 
 use nix::unistd::Pid;
 use serde::{Deserialize, Serialize};
@@ -199,6 +201,11 @@ impl State {
             Status::Exited { exit_code, .. } => Some(exit_code),
             _ => None,
         }
+    }
+
+    /// The mountpoints that had to be made.
+    pub fn made(&self) -> Vec<PathBuf> {
+        self.mountpoints.iter().map(|path| OsString::from(path).into()).collect()
     }
 
     /// Whether the processes that are noted here can still be there: none outlives a reboot.

@@ -16,7 +16,7 @@ fn name(variable: &OsStr) -> &[u8] {
 }
 
 /// Sets a variable in place, so that each stands once, where it was first.
-fn set(environment: &mut Vec<OsString>, variable: OsString) {
+pub fn set(environment: &mut Vec<OsString>, variable: OsString) {
     match environment.iter_mut().find(|old| name(old) == name(&variable)) {
         Some(old) => *old = variable,
         None => environment.push(variable),
@@ -39,6 +39,29 @@ pub fn parse_file(text: &[u8]) -> Result<Vec<OsString>, BadVariable> {
             return Err(BadVariable(variable));
         }
         all.push(variable);
+    }
+    Ok(all)
+}
+
+/// What a user gives: `NAME` without value takes the caller's, and is left out when the caller has
+/// none.
+pub fn given(
+    user: &[OsString],
+    caller: impl Fn(&OsStr) -> Option<OsString>,
+) -> Result<Vec<OsString>, BadVariable> {
+    let mut all = Vec::new();
+    for variable in user {
+        if name(variable).is_empty() {
+            return Err(BadVariable(variable.clone()));
+        }
+        if variable.as_bytes().contains(&b'=') {
+            all.push(variable.clone());
+        } else if let Some(value) = caller(variable) {
+            let mut with_value = variable.clone();
+            with_value.push("=");
+            with_value.push(value);
+            all.push(with_value);
+        }
     }
     Ok(all)
 }

@@ -1,7 +1,7 @@
 //! Flags about PID 1: what it is, who runs it, where, with which environment and streams.
 
 use std::ffi::{OsStr, OsString};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
 
@@ -58,6 +58,14 @@ pub struct Read {
     pub domainname: Option<String>,
 }
 
+/// The variables that a file lists.
+pub fn env_file(file: &Path) -> Result<Vec<OsString>, Failure> {
+    let text = std::fs::read(file)
+        .map_err(|error| engine(format!("cannot read the --env-file {}: {error}", shown(file))))?;
+    environment::parse_file(&text)
+        .map_err(|error| engine(format!("the --env-file {} is refused: {error}", shown(file))))
+}
+
 /// Stands for the host name until that is known; nobody can write it in a variable.
 const UNKNOWN: &str = "\0";
 
@@ -78,12 +86,7 @@ impl Options {
     fn variables(&self) -> Result<Vec<OsString>, Failure> {
         let mut all = Vec::new();
         for file in &self.env_file {
-            let text = std::fs::read(file).map_err(|error| {
-                engine(format!("cannot read the --env-file {}: {error}", shown(file)))
-            })?;
-            all.extend(environment::parse_file(&text).map_err(|error| {
-                engine(format!("the --env-file {} is refused: {error}", shown(file)))
-            })?);
+            all.extend(env_file(file)?);
         }
         all.extend(self.env.iter().cloned());
         Ok(all)
