@@ -24,7 +24,13 @@ pub struct Args {
     #[arg(long)]
     details: bool,
     /// How many of the last lines are shown
-    #[arg(short = 'n', long, value_name = "NUMBER", default_value = "all")]
+    #[arg(
+        short = 'n',
+        long,
+        value_name = "NUMBER",
+        default_value = "all",
+        allow_hyphen_values = true
+    )]
     tail: String,
     /// From a time on: a date, seconds since 1970, or a span like 10m before now
     #[arg(long, value_name = "TIME")]
