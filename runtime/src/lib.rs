@@ -26,6 +26,7 @@
 //! | [`template`], [`filter`] | `--format` and `--filter` | nothing: pure |
 //! | [`store`] | content-addressed layers and names of images | the store |
 //! | [`archive`], [`pack`] | archives in, packed layers out; every byte of them is untrusted | the store's staging area |
+//! | [`access`] | a container's filesystem for `cp`, `export` and `commit` | the container's mounts, or one of its own |
 //! | [`view`] | what layers show together, without a mount | the store, reading |
 //! | [`container`] | ids, names, configuration and state on disk, locks | the store's `containers/` |
 //! | [`spec`] | image configuration + flags → what PID 1 is; volumes, environment, users, capabilities | nothing: pure |

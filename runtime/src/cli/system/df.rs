@@ -59,7 +59,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
             let unnamed = vec![("<none>".to_owned(), "<none>".to_owned())];
             let created = moment::nanoseconds(&found.created).map_or_else(
                 || "N/A".to_owned(),
-                |at| age::since(u64::try_from(at / MILLISECOND).unwrap_or(0)),
+                |at| format!("{} ago", age::since(u64::try_from(at / MILLISECOND).unwrap_or(0))),
             );
             for (repository, tag) in if names.is_empty() { unnamed } else { names } {
                 rows.push(json!({
@@ -92,7 +92,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
                 json!({
                     "ID": container.config.id.as_str().get(..12).unwrap_or_default(),
                     "Image": container.config.image, "Size": size::short(*bytes),
-                    "CreatedSince": age::since(container.config.created),
+                    "CreatedSince": format!("{} ago", age::since(container.config.created)),
                     "Status": container.state.status.word(), "Names": container.config.name,
                 })
             })
