@@ -40,6 +40,7 @@ mod stop;
 mod system;
 mod table;
 mod top;
+mod volume;
 mod wait;
 
 use std::ffi::OsString;
@@ -143,6 +144,8 @@ enum Command {
     Tag(image::tag::Args),
     /// Show the history of an image
     History(image::history::Args),
+    /// Manage volumes
+    Volume(volume::Args),
     /// Show everything about objects of any kind
     Inspect(inspect::Args),
     /// Manage networks
@@ -214,6 +217,11 @@ fn complain_bare(message: &str) {
 fn now() -> i128 {
     let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
     i128::try_from(since.as_nanos()).unwrap_or(i128::MAX)
+}
+
+/// Says what is not as it was asked for, and goes on.
+fn warn(message: &str) {
+    writeln!(io::stderr(), "WARNING: {}", message.trim_end()).ok();
 }
 
 /// Writes to stdout. A reader that has gone away is no error (`cowl ps | head -1`).
@@ -414,6 +422,7 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Network(args) => network::run(args, &context),
         Command::Port(args) => port::run(&args, &context),
         Command::Runtime { words } => runtime::main(words),
+        Command::Volume(args) => volume::run(args, &context),
         Command::Info => info::run(&context),
         Command::Version => Ok(0),
     }

@@ -38,9 +38,11 @@ pub use id::ContainerId;
 use lock::Lock;
 pub use state::{Live, Process, State, Status};
 
+use crate::cgroup::Group;
 use crate::control::{self, Request};
 use crate::network::{Networks, bridge};
 use crate::sys;
+use crate::volume::Volumes;
 
 /// Why something about containers could not be done.
 #[derive(Debug, thiserror::Error)]
@@ -80,6 +82,9 @@ pub enum Error {
     /// Somebody else is starting or ending it.
     #[error("container {0} is being started or ended by another command: try again")]
     Busy(ContainerId),
+    /// Its volumes could not be removed.
+    #[error("the container is removed, but not its anonymous volumes: {0}")]
+    Volumes(String),
     /// The disk said no.
     #[error("cannot {what} {path}: {source}", path = path.display())]
     Io {
@@ -356,6 +361,24 @@ impl Containers {
         }
     }
 
+    /// Removes a container that was to go with its end, and its anonymous volumes.
+    pub fn discard(&self, container: &Container) -> Result<(), Error> {
+        self.delete(&container.dir)?;
+        self.release_volumes(&container.config)
+    }
+
+    /// Removes the anonymous volumes of a container that has gone.
+    pub fn release_volumes(&self, gone: &Config) -> Result<(), Error> {
+        if crate::volume::names(gone).all(|(_, anonymous)| !anonymous) {
+            return Ok(());
+        }
+        let others: Vec<Config> = self.list()?.into_iter().map(|other| other.config).collect();
+        let root = self.dir.parent().unwrap_or(Path::new("/"));
+        Volumes::open(root)
+            .and_then(|volumes| volumes.release(gone, &others))
+            .map_err(|error| Error::Volumes(error.to_string()))
+    }
+
     /// Makes the disk agree with reality: containers whose processes were killed become exited
     /// (or go, when they were to be removed), half-made and half-removed directories go.
     pub fn reclaim(&self) -> Result<(), Error> {
@@ -399,6 +422,10 @@ impl Containers {
             {
                 kill_and_wait(&process, &container.config.id)?;
             }
+            let group = Group::open(&container.config);
+            group.kill();
+            // One that stays is empty, and nothing but its name is left behind.
+            group.remove().ok();
             container.state.finish(KILLED, Some("the container's monitor was killed".to_owned()));
             container.save()?;
         }
@@ -407,7 +434,7 @@ impl Containers {
         let given_up = matches!(container.state.status, Status::Created { .. })
             && container.state.to_be_started;
         if container.config.remove && (given_up || container.state.exit_code().is_some()) {
-            self.delete(&container.dir)?;
+            self.discard(container)?;
         }
         Ok(())
     }

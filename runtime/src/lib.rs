@@ -37,6 +37,8 @@
 //! | [`network`] | bridges, addresses, published ports, names; user-mode networking | the machine's and the container's network |
 //! | [`seccomp`] | profiles of system calls → programs for the kernel | nothing: pure |
 //! | [`oci`] | an OCI runtime: bundles, with runc's command line | its state directory, the new namespaces |
+//! | [`cgroup`] | limits, statistics, freezing; versions 1 and 2 | the control groups of containers |
+//! | [`volume`] | directories that outlive containers | the store's `volumes/` |
 //! | [`userns`] | an ordinary user becomes root of a user namespace, before anything else | this process |
 //! | [`executable`] | this program's own file, kept from being written by a container | this process |
 //! | [`terminal`] | the caller's terminal and streams | stdin, stdout, stderr |
@@ -47,6 +49,7 @@
 
 pub mod access;
 pub mod archive;
+pub mod cgroup;
 pub mod cli;
 pub mod container;
 pub mod control;
@@ -75,3 +78,4 @@ pub mod terminal;
 pub mod unpack;
 pub mod userns;
 pub mod view;
+pub mod volume;

@@ -31,6 +31,7 @@ use nix::sys::signalfd::{SfdFlags, SignalFd};
 use nix::sys::stat::Mode;
 use nix::unistd::setsid;
 
+use crate::cgroup::{self, Group};
 use crate::container::lock::Lock;
 use crate::container::record::now;
 use crate::container::{Container, Containers, KILLED, Live, Process, Status};
@@ -156,6 +157,7 @@ struct Monitor {
     /// Mountpoints that were made in it.
     made: Vec<PathBuf>,
     network: Option<Attached>,
+    group: Option<Group>,
     init: Option<Child>,
     outputs: Outputs,
     programs: Vec<Program>,
@@ -189,6 +191,7 @@ pub fn run(assignment: Assignment) -> u8 {
         rootfs: None,
         made: Vec::new(),
         network: None,
+        group: None,
         init: None,
         outputs: Outputs::none(),
         programs: Vec::new(),
@@ -211,7 +214,7 @@ pub fn attributes(container: &Container, more: &[(&str, &str)]) -> BTreeMap<Stri
 /// Writes the end down, or removes the container when it was to be.
 fn settle(containers: &Containers, container: &Container, error: Option<String>) -> Option<String> {
     let done =
-        if container.config.remove { containers.delete(&container.dir) } else { container.save() };
+        if container.config.remove { containers.discard(container) } else { container.save() };
     error.or_else(|| done.err().map(|error| error.to_string()))
 }
 
@@ -335,8 +338,13 @@ impl Monitor {
         let plan = launch::plan(&self.container).map_err(Failure::engine)?;
         let begun = {
             let network = &mut self.network;
+            let group = &mut self.group;
             let container = &self.container;
             sandbox::start(&plan, streams, |init| {
+                let (made, warnings) = Group::make(&container.config);
+                made.add(init.pid.as_raw());
+                *group = Some(made);
+                cgroup::note(&container.dir, &warnings);
                 *network =
                     Some(launch::network::attach(container, init).map_err(|e| e.to_string())?);
                 Ok(())
@@ -475,6 +483,15 @@ impl Monitor {
         reaped
     }
 
+    /// Ends what is left in the control group (with `--pid host`, PID 1 takes nobody along), and
+    /// removes it. One that stays is empty, and the next command tries again.
+    fn leave_group(&mut self) {
+        if let Some(group) = self.group.take() {
+            group.kill();
+            group.remove().ok();
+        }
+    }
+
     /// PID 1 has ended or is about to: its exit code. Takes what is left in its streams.
     fn reap(&mut self) -> Result<Option<u8>, Failure> {
         let network = |network: Option<Attached>| match network {
@@ -483,9 +500,11 @@ impl Monitor {
         };
         let Some(init) = self.init.take() else {
             // PID 1 did not come into being, or its end has been dealt with.
+            self.leave_group();
             return network(self.network.take()).map(|()| None);
         };
         let code = init.wait().map_err(failed("wait for PID 1"))?;
+        self.leave_group();
         self.stopping = None;
         self.outputs.drain();
         self.end_programs();

@@ -18,6 +18,7 @@
 mod command;
 mod device;
 pub mod emulation;
+mod fill;
 mod mounts;
 pub mod plan;
 mod privilege;

@@ -5,6 +5,7 @@
 
 pub mod capability;
 pub mod environment;
+pub mod mount;
 pub mod quantity;
 pub mod user;
 pub mod volume;

@@ -7,7 +7,8 @@ use nix::sys::signalfd::SignalFd;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::attached::{Attached, Outcome, Terms};
-use super::{Context, Failure, complain};
+use super::{Context, Failure, complain, warn};
+use crate::cgroup;
 use crate::container::lock::Lock;
 use crate::container::{Container, Containers};
 use crate::control::{self, Connection, Request};
@@ -122,6 +123,9 @@ pub fn start(
             return Err(failure);
         }
     };
+    for warning in cgroup::noted(&container.dir) {
+        warn(&warning);
+    }
     for warning in network::present(&container.dir)?.unwrap_or_default().warnings {
         complain(&warning);
     }

@@ -24,6 +24,7 @@ use super::{Context, Failure};
 use crate::container::lock::Lock;
 use crate::container::{Config, Container, Containers, files};
 use crate::monitor::ENGINE_ERROR;
+use crate::volume::Volumes;
 
 /// What both commands take.
 #[derive(Debug, Args)]
@@ -115,8 +116,8 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     let chosen = image::choose(&store, &name)?;
     network.complete(&chosen.exposed_ports, &containers)?;
     let mut process = options.process.read(&chosen.defaults, words.collect())?;
-    mounts::make_sources(&mounts)?;
-    let (container, lock) = containers
+    let (mounts, volumes) = mounts.make(&containers, &context.root, &chosen.volumes)?;
+    let created = containers
         .create(options.name, |id, name| {
             let mut config = Config::new(id, name, chosen.name.clone());
             config.hostname = process
@@ -138,7 +139,14 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
             config.life.stop_signal = config.life.stop_signal.or(chosen.stop_signal);
             config
         })
-        .map_err(engine)?;
+        .map_err(engine);
+    let (container, lock) = match created {
+        Ok(created) => created,
+        Err(failure) => {
+            undo(context, &volumes)?;
+            return Err(failure);
+        }
+    };
     drop(guard);
     let made = files::write(&container.dir, &container.config.hostname, &container.config.network)
         .map_err(engine)
@@ -151,7 +159,14 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
         Ok(()) => Ok(Created { containers, container, lock }),
         Err(failure) => {
             containers.delete(&container.dir).map_err(engine)?;
+            undo(context, &volumes)?;
             Err(failure)
         }
     }
+}
+
+/// Removes the volumes that were made for a container that there will not be.
+fn undo(context: &Context, made: &[String]) -> Result<(), Failure> {
+    let volumes = Volumes::open(&context.root).map_err(engine)?;
+    made.iter().try_for_each(|name| volumes.remove(name, &[])).map_err(engine)
 }

@@ -8,7 +8,7 @@ use std::io;
 use serde::Serialize;
 use serde_json::Value;
 
-use super::{Context, Failure, container, image, network, print};
+use super::{Context, Failure, container, image, network, print, volume};
 use crate::template::Template;
 
 /// Exit code of Docker's `inspect` for a template that is none.
@@ -23,10 +23,11 @@ pub struct Kind {
 }
 
 /// All kinds, in the order in which they are tried.
-const KINDS: [Kind; 3] = [
+const KINDS: [Kind; 4] = [
     Kind { name: "container", find: container::inspect::find },
     Kind { name: "image", find: image::inspect::find },
     Kind { name: "network", find: network::find },
+    Kind { name: "volume", find: volume::find },
 ];
 
 /// `cowl inspect`

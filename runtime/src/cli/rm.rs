@@ -12,6 +12,9 @@ pub struct Args {
     /// Remove a link between containers (there are none)
     #[arg(short, long)]
     link: bool,
+    /// Remove their anonymous volumes too
+    #[arg(short, long)]
+    volumes: bool,
     /// Names or ids
     #[arg(required = true, value_name = "CONTAINER")]
     containers: Vec<String>,
@@ -29,6 +32,9 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
         match containers.remove(wanted, args.force) {
             Ok(()) => {
                 if let Some(found) = &found {
+                    if args.volumes {
+                        containers.release_volumes(&found.config)?;
+                    }
                     note::container(context, "destroy", found, &[]);
                 }
                 print(format!("{wanted}\n").as_bytes())?;

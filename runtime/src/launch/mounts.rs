@@ -104,7 +104,10 @@ pub(super) fn all(container: &Container, partners: &Partners) -> Result<Vec<Moun
     } else {
         kernel("/sys", "sysfs", &[], sys)?
     });
-    let own: Vec<Mount> = config.mounts.iter().map(asked_for).collect::<Result<_, _>>()?;
+    let root = container.dir.ancestors().nth(2).unwrap_or(Path::new("/"));
+    let volumes = root.join("volumes");
+    let own: Vec<Mount> =
+        config.mounts.iter().map(|mount| asked_for(mount, &volumes)).collect::<Result<_, _>>()?;
     for (file, target) in FILES {
         // A volume on the same place replaces ours, as in Docker.
         if !own.iter().any(|mount| mount.target == Path::new(target)) {
@@ -176,7 +179,7 @@ fn tmpfs(target: &str, options: &[String], read_only: bool) -> Result<Mount, Err
     Ok(mount)
 }
 
-fn asked_for(mount: &config::Mount) -> Result<Mount, Error> {
+fn asked_for(mount: &config::Mount, volumes: &Path) -> Result<Mount, Error> {
     let target = mount.target.path();
     let mut set = if mount.read_only { RDONLY } else { 0 };
     let source = match &mount.kind {
@@ -184,8 +187,12 @@ fn asked_for(mount: &config::Mount) -> Result<Mount, Error> {
         MountKind::Tmpfs { options } => {
             return tmpfs(&target.to_string_lossy(), options, mount.read_only);
         }
-        MountKind::Volume { name, .. } => {
-            return Err(Error::Nul(name.clone()));
+        MountKind::Volume { name, nocopy, subpath, .. } => {
+            let subpath = subpath.as_ref().map(|path| path.path());
+            let dir = volumes.join(name);
+            let mut made = bind(PathBuf::new(), target, set | NODEV, false, For::User);
+            made.source = Source::Volume { dir, fill: !nocopy, subpath };
+            return Ok(made);
         }
     };
     // Devices open only where the user gave some; a container may make nodes elsewhere.

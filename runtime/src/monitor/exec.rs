@@ -15,6 +15,7 @@ use nix::sys::signal::Signal;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, socketpair};
 
 use super::{Failure, failed};
+use crate::cgroup::Group;
 use crate::container::Container;
 use crate::control::Exec;
 use crate::launch;
@@ -129,6 +130,8 @@ pub fn start(
         Side::Parent(child) => child,
     };
     drop((theirs, streams));
+    // Waits for its word until then.
+    Group::open(&container.config).add(child.pid.as_raw());
     match listen(&ours) {
         Ok(terminal) => Ok((child, terminal)),
         Err(failure) => {

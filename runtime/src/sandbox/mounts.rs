@@ -10,7 +10,7 @@ use nix::sys::stat::Mode;
 
 use super::plan::{Mount, Source};
 use super::tree::{For, Kind, Root, kind_of};
-use super::{Error, Plan, Streams, device, step};
+use super::{Error, Plan, Streams, device, fill, step};
 use crate::sys::mount::{self, Change, RDONLY};
 
 /// Mounts everything below `root`; opens the terminal when there shall be one.
@@ -53,6 +53,17 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
             let failed = step(format!("mount {name} on {target} in the container"));
             (made.map_err(failed), Kind::Directory)
         }
+        Source::Volume { dir, fill, subpath } => {
+            let there = if *fill { root.find(&wanted.target)? } else { None };
+            if let Some(there) = there {
+                if kind_of(there.as_fd()) == Ok(Kind::Directory) {
+                    fill::fill(dir, Some(there.as_fd()))?;
+                }
+            }
+            let tree = volume_tree(dir, subpath.as_deref())?;
+            let kind = kind_of(tree.as_fd()).map_err(step(format!("look at {target}")))?;
+            (Ok(tree), kind)
+        }
         Source::Bind { path, recursive } => match tree_of(path, *recursive) {
             Ok(tree) => {
                 let kind = kind_of(tree.as_fd()).map_err(step(format!("look at {target}")))?;
@@ -67,6 +78,7 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
     };
     let failed = || match &wanted.source {
         Source::Kernel { .. } => step(format!("mount {target} in the container")),
+        Source::Volume { dir, .. } => step(format!("mount {} on {target}", dir.display())),
         Source::Bind { path, .. } => step(format!("mount {} on {target}", path.display())),
     };
     let place = root.mountpoint(&wanted.target, kind, wanted.by)?;
@@ -75,7 +87,7 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
         Source::Kernel { .. } => {
             Change { propagation: wanted.propagation.kind, ..Change::default() }
         }
-        Source::Bind { .. } => {
+        Source::Bind { .. } | Source::Volume { .. } => {
             Change { set: wanted.set, clear: wanted.clear, propagation: wanted.propagation.kind }
         }
     };
@@ -87,6 +99,16 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
         mount::change(tree.as_fd(), wanted.propagation.recursive, propagation).map_err(failed())?;
     }
     mount::attach(tree.as_fd(), place.as_fd()).map_err(failed())
+}
+
+/// What is shown of a volume. A container with the volume may have put links into it: they do not
+/// lead out.
+fn volume_tree(dir: &Path, subpath: Option<&Path>) -> Result<OwnedFd, Error> {
+    let data = dir.join("_data");
+    let Some(subpath) = subpath else { return tree_of(&data, false) };
+    let failed = || step(format!("open {} in the volume {}", subpath.display(), dir.display()));
+    let found = Root::open(&data)?.find(subpath)?.ok_or_else(|| failed()(Errno::ENOENT))?;
+    mount::open_tree(found.as_fd(), OsStr::new(""), false).map_err(failed())
 }
 
 /// Sets a kernel setting of the container's namespaces.

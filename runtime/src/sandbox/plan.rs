@@ -83,6 +83,15 @@ pub enum Source {
         /// With submounts.
         recursive: bool,
     },
+    /// A volume: the directory that holds its `_data`.
+    Volume {
+        /// Absolute.
+        dir: PathBuf,
+        /// Whether a new one gets what the root filesystem has at the target.
+        fill: bool,
+        /// What of it is shown, from its top; none for all.
+        subpath: Option<PathBuf>,
+    },
 }
 
 /// How mounts made later travel between a mount and what it was copied from.

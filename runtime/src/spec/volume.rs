@@ -12,10 +12,11 @@ pub enum VolumeError {
     /// Not `SOURCE:TARGET[:OPTIONS]`.
     #[error("invalid volume specification: '{0}': give SOURCE:TARGET or SOURCE:TARGET:ro")]
     Form(String),
-    /// A volume name where a path is needed.
+    /// Neither a path nor the name of a volume.
     #[error(
-        "'{0}' is not an absolute path: named volumes do not exist yet, give a directory of this \
-         machine"
+        "\"{0}\" includes invalid characters for a local volume name, only \
+         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
+         absolute path"
     )]
     Named(String),
     /// A relative target.
@@ -25,7 +26,7 @@ pub enum VolumeError {
     #[error("invalid volume specification: '{0}': destination can't be '/'")]
     Root(String),
     /// An option that does not exist.
-    #[error("invalid mode: {0}: volume options are ro, rw, z and Z")]
+    #[error("invalid mode: {0}")]
     Option(String),
     /// Two volumes on one place.
     #[error("Duplicate mount point: {0}")]
@@ -47,25 +48,38 @@ pub fn clean(path: &Path) -> PathBuf {
     cleaned
 }
 
+fn of_volume(name: String) -> MountKind {
+    MountKind::Volume { anonymous: name.is_empty(), name, nocopy: false, subpath: None }
+}
+
 /// Reads one specification. A source that begins with `.` starts at `here`.
 pub fn parse(text: &OsStr, here: &Path) -> Result<Mount, VolumeError> {
     let shown = || text.to_string_lossy().into_owned();
     let mut parts = text.as_bytes().split(|byte| *byte == b':');
-    let (Some(source), Some(target), options, None) =
-        (parts.next(), parts.next(), parts.next(), parts.next())
-    else {
-        return Err(VolumeError::Form(shown()));
+    let (source, target, options) = match (parts.next(), parts.next(), parts.next(), parts.next()) {
+        // A place alone: a volume without a name.
+        (Some(target), None, ..) => (None, target, None),
+        (Some(source), Some(target), options, None) => (Some(source), target, options),
+        _ => return Err(VolumeError::Form(shown())),
     };
-    if source.is_empty() || target.is_empty() {
+    if source.is_some_and(<[u8]>::is_empty) || target.is_empty() {
         return Err(VolumeError::Form(shown()));
     }
-    let source = Path::new(OsStr::from_bytes(source));
     let target = Path::new(OsStr::from_bytes(target));
-    let relative =
-        matches!(source.components().next(), Some(Component::CurDir | Component::ParentDir));
-    if !source.is_absolute() && !relative {
-        return Err(VolumeError::Named(source.display().to_string()));
-    }
+    let mut kind = match source.map(|source| Path::new(OsStr::from_bytes(source))) {
+        None => of_volume(String::new()),
+        Some(source) => {
+            let first = source.components().next();
+            let relative = matches!(first, Some(Component::CurDir | Component::ParentDir));
+            if source.is_absolute() || relative {
+                MountKind::Bind { source: here.join(source).into() }
+            } else {
+                let name = source.to_str().filter(|name| crate::volume::valid(name));
+                let name = name.ok_or_else(|| VolumeError::Named(source.display().to_string()))?;
+                of_volume(name.to_owned())
+            }
+        }
+    };
     if !target.is_absolute() {
         return Err(VolumeError::RelativeTarget(target.display().to_string()));
     }
@@ -73,13 +87,24 @@ pub fn parse(text: &OsStr, here: &Path) -> Result<Mount, VolumeError> {
     if target == Path::new("/") {
         return Err(VolumeError::Root(shown()));
     }
-    let mut read_only = false;
+    let (mut read_only, mut propagation) = (false, Propagation::default());
     for option in options.unwrap_or(b"rw").split(|byte| *byte == b',') {
         match option {
             b"ro" => read_only = true,
             // z and Z relabel for SELinux, which has no effect on a host without it.
-            b"rw" | b"z" | b"Z" => {}
+            // The next three are of systems where a virtual machine runs containers.
+            b"rw" | b"z" | b"Z" | b"cached" | b"delegated" | b"consistent" => {}
+            b"nocopy" if matches!(kind, MountKind::Volume { .. }) => {
+                if let MountKind::Volume { nocopy, .. } = &mut kind {
+                    *nocopy = true;
+                }
+            }
             other => {
+                let word = std::str::from_utf8(other).ok().and_then(Propagation::parse);
+                if let (Some(word), MountKind::Bind { .. }) = (word, &kind) {
+                    propagation = word;
+                    continue;
+                }
                 return Err(VolumeError::Option(
                     OsString::from(OsStr::from_bytes(other)).display().to_string(),
                 ));
@@ -87,10 +112,10 @@ pub fn parse(text: &OsStr, here: &Path) -> Result<Mount, VolumeError> {
         }
     }
     Ok(Mount {
-        kind: MountKind::Bind { source: here.join(source).into() },
+        kind,
         target: target.into(),
         read_only,
-        propagation: Propagation::default(),
+        propagation,
         non_recursive: false,
         mode: options.map(|text| String::from_utf8_lossy(text).into_owned()).unwrap_or_default(),
     })
@@ -134,15 +159,34 @@ mod tests {
     }
 
     #[test]
+    fn volumes_by_name_and_without() {
+        let here = Path::new("/here");
+        let named = parse("data:/d:nocopy,ro".as_ref(), here).unwrap();
+        let kind = MountKind::Volume {
+            name: "data".into(),
+            anonymous: false,
+            nocopy: true,
+            subpath: None,
+        };
+        assert_eq!((named.kind, named.read_only), (kind, true));
+        let nameless = parse("/d".as_ref(), here).unwrap();
+        assert_eq!(nameless.kind, of_volume(String::new()));
+        let slave = parse("/a:/d:rslave".as_ref(), here).unwrap();
+        assert_eq!(slave.propagation, Propagation::Rslave);
+    }
+
+    #[test]
     fn bad_specifications() {
         let here = Path::new("/here");
         for text in [
             "",
-            "/a",
+            "a",
             "/a:",
             ":/b",
             "/a:/b:ro:x",
-            "name:/b",
+            "na me:/b",
+            "data:/b:rslave",
+            "/a:/b:nocopy",
             "/a:b",
             "/a:/",
             "/a:/x/..",

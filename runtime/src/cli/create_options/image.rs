@@ -28,6 +28,8 @@ pub struct Chosen {
     pub root: Model,
     /// How it wants to be run.
     pub defaults: Defaults,
+    /// Places that get a volume of their own.
+    pub volumes: Vec<String>,
     /// Its labels.
     pub labels: BTreeMap<String, String>,
     /// Ports that it says it listens at.
@@ -55,6 +57,7 @@ pub fn choose(store: &Store, name: &str) -> Result<Chosen, Failure> {
             user: image.config.user.clone(),
             working_dir: PathBuf::from(&image.config.working_dir),
         },
+        volumes: image.config.volumes.clone(),
         labels: image.config.labels.clone(),
         exposed_ports: image.config.exposed_ports.clone(),
         stop_signal: Some(image.config.stop_signal.as_str())
@@ -73,6 +76,7 @@ fn machine() -> Chosen {
         layers: vec![PathBuf::from("/").into()],
         root: Model::Machine,
         defaults: Defaults { command: vec![shell.into()], ..Defaults::default() },
+        volumes: Vec::new(),
         labels: BTreeMap::new(),
         exposed_ports: Vec::new(),
         stop_signal: None,
