@@ -101,7 +101,7 @@ fn cgroups() -> String {
         .any(|path| OpenOptions::new().write(true).open(path).is_ok());
     let delegated =
         if writable { "groups could be made here" } else { "no groups can be made here" };
-    format!("{version}; {delegated}; this version sets no limits")
+    format!("{version}; {delegated}")
 }
 
 fn seccomp() -> String {
@@ -111,7 +111,7 @@ fn seccomp() -> String {
     } else {
         "the kernel does not have it"
     };
-    format!("{kernel}; this version applies no profile")
+    format!("{kernel}; containers have Docker's default profile")
 }
 
 fn network() -> String {

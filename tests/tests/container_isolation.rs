@@ -20,8 +20,8 @@ as_root_and_user!(
 );
 
 fn run(machine: &Machine, flags: &[&str], script: &str) -> String {
-    let line = ["run", "--rm"].iter().chain(flags).chain(&["busybox", "sh", "-c", script]);
-    machine.cowl(line.copied()).ok()
+    let line = [&["run", "--rm"], flags, &["busybox", "sh", "-c", script]].concat();
+    machine.cowl(line).ok()
 }
 
 fn field(status: &str, name: &str) -> String {
@@ -63,7 +63,7 @@ fn system_calls_are_limited(machine: &Machine) {
 }
 
 fn what_shows_the_machine_is_hidden(machine: &Machine) {
-    let script = "wc -c < /proc/kcore; ls /sys/firmware | wc -l; \
+    let script = "wc -c < /proc/kcore; ls /sys/firmware 2>/dev/null | wc -l; \
                   (echo 1 > /proc/sys/kernel/panic) 2>/dev/null || echo read-only; \
                   (echo b > /proc/sysrq-trigger) 2>/dev/null || echo no sysrq";
     assert_eq!(run(machine, &[], script), "0\n0\nread-only\nno sysrq\n");
@@ -166,8 +166,8 @@ fn bad_flags_are_refused(machine: &Machine) {
         (&["-v", "a b:/x"], "volume name"),
         (&["--pid", "container:nosuch"], "No such container"),
     ] {
-        let line = ["run", "--rm"].iter().chain(flags).chain(&["busybox", "true"]);
-        machine.cowl(line.copied()).fails(125, sentence);
+        let line = [&["run", "--rm"], flags, &["busybox", "true"]].concat();
+        machine.cowl(line).fails(125, sentence);
     }
     assert_eq!(machine.cowl(["ps", "-aq"]).ok(), "");
 }

@@ -40,7 +40,7 @@ fn a_named_volume_outlives_its_containers(machine: &Machine) {
 }
 
 fn a_new_volume_has_the_images_content(machine: &Machine) {
-    let script = "cat /etc/passwd | head -n 1; stat -c %a /etc; rm /etc/group";
+    let script = "head -n 1 /etc/passwd; stat -c %a /etc; rm /etc/group; test -s /etc/hosts";
     let first = machine.cowl(["run", "--rm", "-v", "etc:/etc", "busybox", "sh", "-c", script]).ok();
     assert_eq!(first, "root:x:0:0:root:/root:/bin/sh\n755\n");
     // What was removed stays removed: only a new volume is filled.

@@ -108,21 +108,21 @@ pub(super) fn all(container: &Container, partners: &Partners) -> Result<Vec<Moun
     let volumes = root.join("volumes");
     let own: Vec<Mount> =
         config.mounts.iter().map(|mount| asked_for(mount, &volumes)).collect::<Result<_, _>>()?;
-    for (file, target) in FILES {
-        // A volume on the same place replaces ours, as in Docker.
-        if !own.iter().any(|mount| mount.target == Path::new(target)) {
+    // What was asked for replaces what is usual at that place, as in Docker.
+    let targets: Vec<PathBuf> = own.iter().map(|mount| mount.target.clone()).collect();
+    all.retain(|mount| !targets.contains(&mount.target));
+    let files =
+        FILES.iter().filter(|(_, target)| !targets.iter().any(|own| own == Path::new(target)));
+    let mut rest: Vec<Mount> = files
+        .map(|(file, target)| {
             let source = super::network::files_dir(container, file).join(file);
-            all.push(bind(source, target.into(), 0, false, For::Engine));
-        }
-    }
-    all.extend(own);
-    // One that was asked for replaces the usual one, as in Docker.
-    let targets: Vec<PathBuf> = config.mounts.iter().map(|mount| mount.target.path()).collect();
-    let mut number = all.len();
-    all.retain(|mount| {
-        number = number.saturating_sub(1);
-        number < targets.len() || !targets.contains(&mount.target)
-    });
+            bind(source, target.into(), 0, false, For::Engine)
+        })
+        .chain(own)
+        .collect();
+    // Outer ones first: a volume on /etc is not to cover the files in it.
+    rest.sort_by_key(|mount| mount.target.components().count());
+    all.extend(rest);
     Ok(all)
 }
 
