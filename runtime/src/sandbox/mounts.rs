@@ -55,10 +55,10 @@ fn mount_one(root: &mut Root, wanted: &Mount) -> Result<(), Error> {
         }
         Source::Volume { dir, fill, subpath } => {
             let there = if *fill { root.find(&wanted.target)? } else { None };
-            if let Some(there) = there {
-                if kind_of(there.as_fd()) == Ok(Kind::Directory) {
-                    fill::fill(dir, Some(there.as_fd()))?;
-                }
+            if let Some(there) = there
+                && kind_of(there.as_fd()) == Ok(Kind::Directory)
+            {
+                fill::fill(dir, Some(there.as_fd()))?;
             }
             let tree = volume_tree(dir, subpath.as_deref())?;
             let kind = kind_of(tree.as_fd()).map_err(step(format!("look at {target}")))?;
