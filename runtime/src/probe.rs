@@ -36,8 +36,8 @@ fn privileges(standing: &Standing) -> String {
             format!("an ordinary user, made root of a user namespace with {ids} ids")
         }
         Standing::Single { reason } => format!(
-            "an ordinary user, made root of a user namespace with one id only, so that files of \
-             other owners cannot be made ({reason})"
+            "an ordinary user, made root of a user namespace with one id only ({reason}); other \
+             owners and users in containers are kept by a supervisor and shown as root's"
         ),
     }
 }
@@ -54,8 +54,8 @@ fn fuse() -> String {
     match OpenOptions::new().read(true).write(true).open("/dev/fuse") {
         Ok(_) => "can be opened; root filesystems are mounted by cowlfs".to_owned(),
         Err(error) => format!(
-            "cannot be opened ({error}), so no root filesystem can be mounted: load the module \
-             fuse, or make /dev/fuse readable and writable for you"
+            "cannot be opened ({error}), so root filesystems are mounted by kernel overlayfs where \
+             that is allowed: load the module fuse, or make /dev/fuse readable and writable for you"
         ),
     }
 }
@@ -72,7 +72,7 @@ fn overlayfs() -> String {
         list.lines().any(|line| line.trim_start_matches("nodev").trim() == "overlay")
     });
     if listed {
-        "the kernel has it; it is not used".to_owned()
+        "the kernel has it; it is used where /dev/fuse cannot be opened".to_owned()
     } else {
         "the kernel does not have it; it is not needed".to_owned()
     }

@@ -103,6 +103,9 @@ pub enum Error {
         "{0} needs cowlfs, and /dev/fuse cannot be opened: make it readable and writable for you"
     )]
     OnlyCowlfs(&'static str),
+    /// The layers cannot be unpacked for it.
+    #[error(transparent)]
+    Tree(#[from] crate::store::tree::Error),
     /// The container was made by another driver than there is now.
     #[error(transparent)]
     Driver(#[from] driver::Error),

@@ -28,6 +28,7 @@ mod removal;
 mod remove_image;
 mod tag;
 mod transaction;
+pub mod tree;
 mod usage;
 
 use std::collections::BTreeMap;
@@ -370,13 +371,14 @@ impl Store {
 
     fn create_layout(&self) -> Result<(), StoreError> {
         // What an earlier, killed attempt may have left; anything else is not ours to fill.
-        const OURS: [&str; 9] = [
+        const OURS: [&str; 10] = [
             "lock",
             "gc.lock",
             "containers",
             "images",
             "blobs",
             "layers",
+            "trees",
             "objects",
             "tmp",
             "lost+found",

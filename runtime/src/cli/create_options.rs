@@ -20,10 +20,11 @@ use clap::Args;
 
 use id_file::IdFile;
 
-use super::{Context, Failure};
+use super::{Context, Failure, complain};
 use crate::container::lock::Lock;
 use crate::container::{Config, Container, Containers, files};
 use crate::monitor::ENGINE_ERROR;
+use crate::rootfs::{self, Driver};
 use crate::volume::Volumes;
 
 /// What both commands take.
@@ -150,7 +151,8 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
     drop(guard);
     let made = files::write(&container.dir, &container.config.hostname, &container.config.network)
         .map_err(engine)
-        .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine));
+        .and_then(|()| chosen.root.apply(&container.dir.join("upper")).map_err(engine))
+        .and_then(|()| choose_driver(&container));
     let made = made.and_then(|()| match identity {
         Some(file) => file.write(container.config.id.as_str()),
         None => Ok(()),
@@ -169,4 +171,18 @@ pub fn create(options: Options, context: &Context) -> Result<Created, Failure> {
 fn undo(context: &Context, made: &[String]) -> Result<(), Failure> {
     let volumes = Volumes::open(&context.root).map_err(engine)?;
     made.iter().try_for_each(|name| volumes.remove(name, &[])).map_err(engine)
+}
+
+/// Chooses what mounts the root filesystem, and says so where it is not the usual one.
+fn choose_driver(container: &Container) -> Result<(), Failure> {
+    let (driver, sentence) = Driver::choose(&container.dir).map_err(engine)?;
+    if driver != Driver::Cowlfs && container.config.image_id.is_none() {
+        return Err(engine(rootfs::Error::OnlyCowlfs(
+            "a container on this machine's own root filesystem",
+        )));
+    }
+    if let Some(sentence) = sentence {
+        complain(&sentence);
+    }
+    Ok(())
 }

@@ -40,6 +40,40 @@ impl Driver {
             Driver::Overlayfs => "overlay",
         }
     }
+
+    /// Chooses the driver for the new container in `dir` and writes it down. The second is a
+    /// sentence for the user where it is not the usual one.
+    ///
+    /// # Errors
+    /// When there is none, or it cannot be written down.
+    pub fn choose(dir: &Path) -> Result<(Driver, Option<String>), Error> {
+        let named = std::env::var(VARIABLE).unwrap_or_default();
+        let (driver, sentence) = match named.as_str() {
+            "" => match fuse() {
+                Ok(()) => (Driver::Cowlfs, None),
+                Err(why) if overlayfs_works(dir) => {
+                    let sentence = format!(
+                        "/dev/fuse cannot be opened ({why}): kernel overlayfs is used instead of \
+                         cowlfs, and layers are unpacked for it once"
+                    );
+                    (Driver::Overlayfs, Some(sentence))
+                }
+                Err(why) => return Err(Error::None(why)),
+            },
+            "cowlfs" => (Driver::Cowlfs, None),
+            "overlay" => (Driver::Overlayfs, None),
+            _ => return Err(Error::Unknown(named)),
+        };
+        // The usual one needs no note, and `run` one file less.
+        if driver != Driver::Cowlfs {
+            let path = dir.join(FILE);
+            let written = serde_json::to_vec(&Note { driver })
+                .map_err(io::Error::other)
+                .and_then(|text| fs::write(&path, text));
+            written.map_err(|source| Error::Io { action: "write", path, source })?;
+        }
+        Ok((driver, sentence))
+    }
 }
 
 /// Why there is no driver.
@@ -114,40 +148,6 @@ impl Drop for Trial {
         // The kernel leaves a directory of mode 0 in `work`; the owner may remove it.
         fs::remove_dir_all(&self.0).ok();
     }
-}
-
-/// Chooses the driver for the new container in `dir` and writes it down. The second is a sentence
-/// for the user where it is not the usual one.
-///
-/// # Errors
-/// When there is none, or it cannot be written down.
-pub fn choose(dir: &Path) -> Result<(Driver, Option<String>), Error> {
-    let named = std::env::var(VARIABLE).unwrap_or_default();
-    let (driver, sentence) = match named.as_str() {
-        "" => match fuse() {
-            Ok(()) => (Driver::Cowlfs, None),
-            Err(why) if overlayfs_works(dir) => {
-                let sentence = format!(
-                    "/dev/fuse cannot be opened ({why}): kernel overlayfs is used instead of \
-                     cowlfs, and layers are unpacked for it once"
-                );
-                (Driver::Overlayfs, Some(sentence))
-            }
-            Err(why) => return Err(Error::None(why)),
-        },
-        "cowlfs" => (Driver::Cowlfs, None),
-        "overlay" => (Driver::Overlayfs, None),
-        _ => return Err(Error::Unknown(named)),
-    };
-    // The usual one needs no note, and `run` one file less.
-    if driver != Driver::Cowlfs {
-        let path = dir.join(FILE);
-        let written = serde_json::to_vec(&Note { driver })
-            .map_err(io::Error::other)
-            .and_then(|text| fs::write(&path, text));
-        written.map_err(|source| Error::Io { action: "write", path, source })?;
-    }
-    Ok((driver, sentence))
 }
 
 /// The driver of the container in `dir`.

@@ -14,14 +14,16 @@ use nix::mount::{MsFlags, mount as mount2};
 use nix::sys::stat::Mode;
 
 use super::{Driver, Error, Lower, Rootfs, keeper};
+use crate::store::tree;
 use crate::userns;
 
-/// Mounts the unpacked layers and the write layer of the container in `dir`.
+/// Mounts the layers, unpacked where they are not yet, and the write layer of the container in `dir`.
 pub fn mount(lower: &Lower, dir: &Path, lock: BorrowedFd<'_>) -> Result<Rootfs, Error> {
     let Lower::Layers { directories, .. } = lower else {
         return Err(Error::OnlyCowlfs("a container on this machine's own root filesystem"));
     };
-    attach(directories, dir).map_err(Error::Overlayfs)?;
+    let trees = tree::of(directories)?;
+    attach(&trees, dir).map_err(Error::Overlayfs)?;
     let server = keeper::start(lock)?;
     Ok(Rootfs { mountpoint: dir.join("rootfs"), server, driver: Driver::Overlayfs })
 }

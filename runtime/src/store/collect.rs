@@ -55,8 +55,12 @@ impl Store {
             blobs.extend(record.manifest.map(|digest| OsString::from(digest.hex())));
             layers.extend(record.layers.into_iter().map(|layer| OsString::from(layer.directory)));
         }
-        for (directory, used) in [("layers", &layers), ("blobs/sha256", &blobs)] {
+        for (directory, used) in [("layers", &layers), ("trees", &layers), ("blobs/sha256", &blobs)]
+        {
             let directory = self.path(directory);
+            if !directory.exists() {
+                continue; // trees are made on demand
+            }
             for name in list(&directory)?.into_iter().filter(|name| !used.contains(name)) {
                 let path = directory.join(&name);
                 let dead = self.path("tmp").join(durable::unique_name("dead-"));

@@ -53,7 +53,7 @@ impl Store {
             }
             usage.images.insert(image.id, sizes);
         }
-        for part in ["images", "blobs", "layers", "objects"] {
+        for part in ["images", "blobs", "layers", "objects", "trees"] {
             usage.disk += disk_use(&self.path(part))?;
         }
         Ok(usage)
