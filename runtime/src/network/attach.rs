@@ -336,15 +336,23 @@ impl Attached {
         }
         let (guard, mut changed) = self.networks.lock()?;
         for endpoint in &endpoints {
-            self.networks.remove_endpoint(endpoint)?;
             if !endpoint.published.is_empty()
                 && let Some(network) = self.networks.find(&endpoint.network)?
+                && !changed.contains(&network)
             {
                 changed.push(network);
             }
         }
-        for network in changed {
-            bridge::set_rules(&self.networks, &network, &guard)?;
+        let lives = endpoints.iter().any(Endpoint::live);
+        for network in &changed {
+            bridge::set_rules(&self.networks, network, &guard)?;
+        }
+        for endpoint in &endpoints {
+            self.networks.remove_endpoint(endpoint)?;
+        }
+        // Of a container that could not be attached, PID 1 still waits: its endpoints counted.
+        for network in changed.iter().filter(|_| lives) {
+            bridge::set_rules(&self.networks, network, &guard)?;
         }
         Ok(())
     }
@@ -438,7 +446,7 @@ impl Join<'_> {
     }
 
     fn address(&self, networks: &Networks, network: &Network) -> Result<Ipv4Addr, Error> {
-        let endpoints = networks.endpoints(&network.id)?;
+        let endpoints = networks.live_endpoints(&network.id)?;
         let taken = |address: Ipv4Addr| {
             address == network.gateway || endpoints.iter().any(|one| one.address == address)
         };

@@ -24,7 +24,7 @@ const FORWARDING: &str = "/proc/sys/net/ipv4/ip_forward";
 
 /// The ports published in a network, and where they lead.
 fn published(networks: &Networks, network: &Network) -> Result<Vec<(Published, Ipv4Addr)>, Error> {
-    let endpoints = networks.endpoints(&network.id)?;
+    let endpoints = networks.live_endpoints(&network.id)?;
     let mut all: Vec<_> = endpoints
         .iter()
         .flat_map(|one| one.published.iter().map(|port| (*port, one.address)))
@@ -33,11 +33,15 @@ fn published(networks: &Networks, network: &Network) -> Result<Vec<(Published, I
     Ok(all)
 }
 
-/// Makes a network's rules what they must be for those who are attached.
+/// Makes a network's rules what they must be for those who are attached; then removes those who
+/// count no more.
 pub fn set_rules(networks: &Networks, network: &Network, _guard: &Guard) -> Result<(), Error> {
     let published = published(networks, network)?;
     let (name, subnet, internal) = (network.bridge.as_str(), network.subnet, network.internal);
-    Ok(rules::apply(&rules::Bridge { name, subnet, internal, published: &published })?)
+    rules::apply(&rules::Bridge { name, subnet, internal, published: &published })?;
+    let mut gone = networks.endpoints(&network.id)?;
+    gone.retain(|endpoint| !endpoint.live());
+    gone.iter().try_for_each(|endpoint| networks.remove_endpoint(endpoint))
 }
 
 /// Removes endpoints that count no more, and rules that lead to them.
@@ -76,7 +80,7 @@ pub fn bring_up(
     sweep(socket);
     let routed = socket.routed().map_err(step("list routes"))?;
     if routed.iter().any(|other| other.overlaps(network.subnet)) {
-        if !network.automatic || !networks.endpoints(&network.id)?.is_empty() {
+        if !network.automatic || !networks.live_endpoints(&network.id)?.is_empty() {
             return Err(Error::Collides(network.subnet, network.name.clone()));
         }
         choose(networks, network, &routed)?;

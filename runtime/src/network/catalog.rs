@@ -168,7 +168,7 @@ pub fn remove(networks: &Networks, wanted: &str) -> Result<Network, Error> {
 }
 
 fn discard(networks: &Networks, network: &Network, guard: &Guard) -> Result<(), Error> {
-    if !networks.endpoints(&network.id)?.is_empty() {
+    if !networks.live_endpoints(&network.id)?.is_empty() {
         return Err(Error::InUse(network.name.clone(), network.id.clone()));
     }
     let socket = Socket::open().map_err(step("open a routing socket"))?;
@@ -184,7 +184,7 @@ pub fn prune(
     let (guard, _) = networks.lock()?;
     let mut removed = Vec::new();
     for network in networks.list()? {
-        let used = !networks.endpoints(&network.id)?.is_empty();
+        let used = !networks.live_endpoints(&network.id)?.is_empty();
         if network.name != BRIDGE && !used && chosen(&network) {
             discard(networks, &network, &guard)?;
             removed.push(network.name);

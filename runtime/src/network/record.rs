@@ -149,8 +149,9 @@ impl Networks {
         Self { dir: root.join("networks") }
     }
 
-    /// Takes the lock, and removes endpoints that count no more. Gives back the networks whose
-    /// rules must be made anew for that.
+    /// Takes the lock, and removes endpoints that count no more. Those to which rules lead stay
+    /// until the rules are gone ([`super::bridge::set_rules`]), so that whoever is killed in between
+    /// leaves word of them; their networks are given back.
     pub fn lock(&self) -> Result<(Guard, Vec<Network>), Error> {
         fs::DirBuilder::new()
             .recursive(true)
@@ -165,9 +166,13 @@ impl Networks {
         for network in self.list()? {
             let mut lost = false;
             for endpoint in self.endpoints(&network.id)? {
-                if !endpoint.live() {
-                    lost |= !endpoint.published.is_empty();
+                if endpoint.live() {
+                    continue;
+                }
+                if endpoint.published.is_empty() {
                     self.remove_endpoint(&endpoint)?;
+                } else {
+                    lost = true;
                 }
             }
             if lost {
@@ -245,6 +250,13 @@ impl Networks {
         for path in entries(&self.network_dir(network).join("endpoints"))? {
             all.extend(read::<Endpoint>(&path)?);
         }
+        Ok(all)
+    }
+
+    /// Those of them that count.
+    pub fn live_endpoints(&self, network: &str) -> Result<Vec<Endpoint>, Error> {
+        let mut all = self.endpoints(network)?;
+        all.retain(Endpoint::live);
         Ok(all)
     }
 
@@ -400,8 +412,16 @@ pub(super) mod tests {
         networks.save_endpoint(&dead, &guard).unwrap();
         assert_eq!(networks.endpoints("abc1").unwrap().len(), 2);
         drop(guard);
-        let (_guard, changed) = networks.lock().unwrap();
+        let (guard, changed) = networks.lock().unwrap();
         assert_eq!(changed, [net]);
+        // Rules lead to it: it stays until they are gone, and counts for nothing.
+        assert_eq!(networks.endpoints("abc1").unwrap().len(), 2);
+        assert_eq!(networks.live_endpoints("abc1").unwrap(), std::slice::from_ref(&live));
+        dead.published.clear();
+        networks.save_endpoint(&dead, &guard).unwrap();
+        drop(guard);
+        let (_guard, changed) = networks.lock().unwrap();
+        assert!(changed.is_empty());
         assert_eq!(networks.endpoints("abc1").unwrap(), [live]);
     }
 }
