@@ -93,10 +93,11 @@ fn exec_has_a_terminal(machine: &Machine) {
     machine.cowl(["exec", "-it", "idle", "true"]).fails(1, "TTY");
     // The program goes on when its terminal is left.
     let mut pty = Pty::start(&machine.command(["exec", "-it", "idle", "sh"]));
-    pty.types(b"while :; do echo on >> /on; sleep 0.1; done\n");
-    pty.shows("done");
+    // The shell's own word: until then the keys are not ours to look at.
+    pty.types(b"echo $((3 + 4))ready; while :; do echo on >> /on; sleep 0.1; done\n");
+    pty.shows("7ready");
     pty.types(b"\x10\x11");
-    pty.ends();
+    assert_eq!(pty.ends(), Some(1));
     let lines = || machine.cowl(["exec", "idle", "wc", "-l", "/on"]).out();
     let before = lines();
     patience::until("more lines", || if lines() == before { Err(()) } else { Ok(()) });

@@ -22,7 +22,7 @@ pub struct Options {
     /// Set the labels that a file lists, one a line
     #[arg(long, value_name = "FILE")]
     label_file: Vec<PathBuf>,
-    /// Start it again when it has ended: no, on-failure[:max], always, unless-stopped
+    /// Start it again when it has ended: no, on-failure, on-failure:MAX, always, unless-stopped
     #[arg(long, value_name = "POLICY", default_value = "no")]
     restart: String,
     /// The signal that asks it to stop [default: the image's, else SIGTERM]
