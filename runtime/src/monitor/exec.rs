@@ -5,8 +5,8 @@
 //! the others itself, before it is anything that the container could touch: it is not dumpable,
 //! so that nobody inside may look at it while it still has descriptors of the host's.
 
-use std::fs::File;
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::PathBuf;
 
 use nix::errno::Errno;
 use nix::sched::{CloneFlags, setns};
@@ -64,18 +64,17 @@ fn to_join(namespaces: &Namespaces) -> CloneFlags {
     flags
 }
 
-/// Forks a process whose namespace of process numbers is that of `init`.
-fn fork_beside(init: &Child) -> Result<Side, Failure> {
-    let own = File::open("/proc/self/ns/pid").map_err(|error| {
-        Failure::engine(format!("cannot open this process's own namespaces: {error}"))
-    })?;
-    setns(init, CloneFlags::CLONE_NEWPID).map_err(failed("enter the container"))?;
-    let side = sys::process::fork();
-    if !matches!(side, Ok(Side::Child)) {
-        // The next PID 1 must be the monitor's child in the monitor's own namespace.
-        setns(&own, CloneFlags::CLONE_NEWPID).map_err(failed("leave the container"))?;
-    }
-    side.map_err(failed("start a process"))
+/// Forks a process whose namespace of process numbers is that of `init`. Not by entering that
+/// and coming back: an ordinary user's monitor may not come back to the machine's.
+fn fork_beside(init: &Child, namespaces: &Namespaces) -> Result<Side, Failure> {
+    let side = if namespaces.pid == Namespace::Host {
+        sys::process::fork()
+    } else {
+        // Its number is its own until we have waited for it.
+        let path = PathBuf::from(format!("/proc/{}/ns/pid", init.pid));
+        sys::process::fork_beside(&path, CloneFlags::empty())
+    };
+    side.map_err(failed("start a process in the container"))
 }
 
 /// In the new process: enters the container.
@@ -115,7 +114,7 @@ pub fn start(
         socketpair(AddressFamily::Unix, SockType::SeqPacket, None, SockFlag::SOCK_CLOEXEC)
             .map_err(failed("make a socket"))?;
     let flags = to_join(namespaces);
-    let child = match fork_beside(init)? {
+    let child = match fork_beside(init, namespaces)? {
         Side::Child => {
             drop(ours);
             let error = match enter(init, flags, &theirs) {
