@@ -103,10 +103,10 @@ pub enum Error {
     NotAttached(String, String),
     /// No privileges over the machine's network.
     #[error(
-        "networks of containers need root: as an ordinary user use the default network, or \
-         --network pasta, slirp4netns, host, none or container:NAME"
+        "cannot join network {0}: networks of containers need root: as an ordinary user use the \
+         default network, or --network pasta, slirp4netns, host, none or container:NAME"
     )]
-    NotRoot,
+    NotRoot(String),
     /// `host-gateway` where the machine cannot be reached.
     #[error("--add-host {0}:host-gateway: this network has no address of the machine")]
     NoGateway(String),

@@ -195,7 +195,8 @@ impl Attached {
         process: i32,
     ) -> Result<(), Error> {
         if userns::inside() {
-            return Err(Error::NotRoot);
+            let name = wanted.first().map_or("bridge", |wanted| wanted.network.as_str());
+            return Err(Error::NotRoot(name.to_owned()));
         }
         let mut listening = Vec::new();
         for wanted in settings.published() {
@@ -467,7 +468,7 @@ pub fn connect(root: &Path, who: &Who, wanted: &Wanted, process: i32) -> Result<
     let networks = Networks::of(root);
     let mut present = present(&who.dir)?.unwrap_or_default();
     if present.program.is_some() {
-        return Err(Error::NotRoot);
+        return Err(Error::NotRoot(wanted.network.clone()));
     }
     let namespace = namespace_file(process)?;
     let inside = Socket::open_in(namespace.as_fd()).map_err(step("enter the network"))?;
