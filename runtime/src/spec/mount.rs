@@ -48,7 +48,9 @@ pub enum Error {
     #[error("invalid tmpfs option {0:?}")]
     Tmpfs(String),
     /// A volume that is no plain directory.
-    #[error("--mount {0}: volumes are plain directories here, and have no options")]
+    #[error(
+        "--mount {0}: volumes are plain directories here, and have neither options nor labels: leave it out"
+    )]
     VolumeOption(String),
 }
 
@@ -123,7 +125,7 @@ pub fn parse(text: &str) -> Result<Mount, Error> {
             }
             "bind-nonrecursive" => non_recursive = truth()?,
             "bind-recursive" => match needed()? {
-                "enabled" | "writable" | "readonly" => {}
+                "enabled" => {}
                 "disabled" => non_recursive = true,
                 _ => return Err(bad()),
             },
@@ -134,8 +136,7 @@ pub fn parse(text: &str) -> Result<Mount, Error> {
                     return Err(bad());
                 }
             }
-            "volume-label" => drop(needed()?),
-            "volume-opt" => return Err(Error::VolumeOption(field.into())),
+            "volume-label" | "volume-opt" => return Err(Error::VolumeOption(field.into())),
             "tmpfs-size" => {
                 let size = quantity::bytes(needed()?).map_err(|_| bad())?;
                 options.push(format!("size={size}"));
