@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open};
 use nix::mount::{MsFlags, mount};
 use nix::sched::{CloneFlags, unshare};
 use nix::sys::stat::Mode;
@@ -17,6 +17,7 @@ use nix::sys::stat::Mode;
 use crate::container::lock::{Holder, Lock};
 use crate::container::{self, Container};
 use crate::rootfs::{self, Lower, Rootfs};
+use crate::sys::descriptor::open_below;
 
 /// Why a container's filesystem cannot be reached.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +121,7 @@ impl Access {
             .flags(flags | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
         let path = if path.is_empty() { b"/" } else { path };
-        openat2(self.root.as_fd(), OsStr::from_bytes(path), how)
+        open_below(self.root.as_fd(), OsStr::from_bytes(path), how)
     }
 
     /// Where an open file of the container is, as a path of the container.

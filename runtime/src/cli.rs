@@ -36,10 +36,12 @@ mod run;
 mod runtime;
 mod size;
 mod start;
+mod stats;
 mod stop;
 mod system;
 mod table;
 mod top;
+mod update;
 mod volume;
 mod wait;
 
@@ -98,8 +100,12 @@ enum Command {
     Exec(exec::Args),
     /// Show what a container has written
     Logs(logs::Args),
+    /// Show what containers use of the machine
+    Stats(stats::Args),
     /// Show the processes of a container
     Top(top::Args),
+    /// Change limits and restart policies of containers
+    Update(update::Args),
     /// Give a container another name
     Rename(rename::Args),
     /// Show what happens
@@ -395,7 +401,9 @@ fn execute(cowl: Cowl) -> Result<u8, Failure> {
         Command::Attach(args) => attach::run(&args, &context),
         Command::Exec(args) => exec::run(args, &context),
         Command::Logs(args) => logs::run(&args, &context),
+        Command::Stats(args) => stats::run(&args, &context),
         Command::Top(args) => top::run(&args, &context),
+        Command::Update(args) => update::run(&args, &context),
         Command::Rename(args) => rename::run(&args, &context),
         Command::Events(args) => events::run(&args, &context),
         Command::Ps(args) => ps::run(&args, &context),

@@ -4,7 +4,7 @@
 //! <root>/containers/.lock              held while names are given and remains are reclaimed
 //! <root>/containers/<64 hex digits>/
 //!     lock          flock, held by the monitor and cowlfs while any of them lives
-//!     config.json   written once, before the container is visible
+//!     config.json   what it shall run; replaced by rename and update
 //!     state.json    replaced atomically at each transition
 //!     cowlfs.log    what the filesystem said
 //!     hosts, hostname, resolv.conf     bind-mounted into the container

@@ -7,16 +7,17 @@
 use std::collections::BTreeMap;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Seek};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
 use super::compression::{self, Compression};
 use super::tar::{Kind, TarError, TarReader};
+use crate::sys::descriptor::open_below;
 
 /// Largest manifest or configuration that is read: 4 MiB is what registries allow.
 const MAX_DOCUMENT: u64 = 4 << 20;
@@ -138,7 +139,7 @@ impl Source {
                 let how = OpenHow::new()
                     .flags(OFlag::O_RDONLY | OFlag::O_NONBLOCK | OFlag::O_CLOEXEC)
                     .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-                let file = match openat2(directory, path, how) {
+                let file = match open_below(directory.as_fd(), path, how) {
                     Ok(fd) => File::from(fd),
                     Err(Errno::ENOENT | Errno::ENOTDIR) => return Ok(None),
                     Err(error) => return Err(read(error.into())),

@@ -6,8 +6,8 @@ pub mod prune;
 
 use super::{Context, Failure};
 use super::{
-    attach, create, diff, exec, kill, logs, pause, ps, rename, restart, rm, run, start, stop, top,
-    wait,
+    attach, create, diff, exec, kill, logs, pause, ps, rename, restart, rm, run, start, stats,
+    stop, top, update, wait,
 };
 
 /// `cowl container COMMAND`
@@ -54,8 +54,12 @@ enum Command {
     Start(start::Args),
     /// Stop containers: ask them to end, then kill them
     Stop(stop::Args),
+    /// Show what containers use of the machine
+    Stats(stats::Args),
     /// Show the processes of a container
     Top(top::Args),
+    /// Change limits and restart policies of containers
+    Update(update::Args),
     /// Let frozen containers go on
     Unpause(pause::Args),
     /// Wait until containers have ended, and print their exit codes
@@ -93,7 +97,9 @@ pub fn run(args: Args, context: &Context) -> Result<u8, Failure> {
         Command::Run(args) => run::run(*args, context),
         Command::Start(args) => start::run(&args, context),
         Command::Stop(args) => stop::run(&args, context),
+        Command::Stats(args) => stats::run(&args, context),
         Command::Top(args) => top::run(&args, context),
+        Command::Update(args) => update::run(&args, context),
         Command::Unpause(args) => pause::unpause(&args, context),
         Command::Wait(args) => wait::run(&args, context),
     }

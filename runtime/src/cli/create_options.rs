@@ -8,7 +8,7 @@ mod id_file;
 mod image;
 mod isolation;
 mod life;
-mod limits;
+pub mod limits;
 mod mounts;
 mod network;
 pub(super) mod process;

@@ -11,11 +11,12 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Component, Path, PathBuf};
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, openat2, readlinkat};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag, open, readlinkat};
 use nix::sys::stat::{Mode, UtimensatFlags, fstat, fstatat, mkdirat, utimensat};
 use nix::sys::time::TimeSpec;
 
 use super::{Error, step};
+use crate::sys::descriptor::open_below;
 
 /// As many links as the kernel follows in one path.
 const LINKS_MAX: usize = 40;
@@ -68,7 +69,7 @@ impl Root {
         let how = OpenHow::new()
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_MAGICLINKS);
-        match openat2(&self.fd, path, how) {
+        match open_below(self.fd.as_fd(), path, how) {
             Ok(fd) => Ok(Some(fd)),
             Err(Errno::ENOENT | Errno::ENOTDIR | Errno::EACCES | Errno::ELOOP) => Ok(None),
             Err(errno) => Err(step(format!("open {} in the container", path.display()))(errno)),
@@ -80,7 +81,7 @@ impl Root {
         let how = OpenHow::new()
             .flags(OFlag::O_WRONLY | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
-        openat2(&self.fd, path, how)
+        open_below(self.fd.as_fd(), path, how)
     }
 
     fn strict(&self, path: &Path) -> nix::Result<OwnedFd> {
@@ -88,7 +89,7 @@ impl Root {
             .flags(OFlag::O_PATH | OFlag::O_CLOEXEC | OFlag::O_NOFOLLOW)
             .resolve(ResolveFlag::RESOLVE_IN_ROOT | ResolveFlag::RESOLVE_NO_SYMLINKS);
         let path = if path.as_os_str().is_empty() { Path::new(".") } else { path };
-        openat2(&self.fd, path, how)
+        open_below(self.fd.as_fd(), path, how)
     }
 
     /// The mountpoint at `path`, made when missing, with the directories above it.

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use nix::cmsg_space;
 use nix::errno::Errno;
+use nix::fcntl::{OpenHow, openat2};
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::prctl;
 use nix::sys::signal::{SigHandler, SigSet, SigmaskHow, Signal, sigprocmask};
@@ -83,6 +84,31 @@ pub fn readable_within(fd: BorrowedFd<'_>, patience: Duration) -> bool {
             Err(Errno::EINTR) => {}
             Ok(0) | Err(_) => return false,
             Ok(_) => return true,
+        }
+    }
+}
+
+/// How often the kernel is asked again before its refusal is believed.
+const TRIES: u32 = 1000;
+
+/// Opens `path` below `dir` (openat2(2)). The kernel gives up with `EAGAIN` where a path goes up by
+/// `..` while anything on the machine is renamed or mounted; it is asked again then.
+///
+/// # Errors
+/// Those of openat2(2).
+pub fn open_below<P: nix::NixPath + ?Sized>(
+    dir: BorrowedFd<'_>,
+    path: &P,
+    how: OpenHow,
+) -> nix::Result<OwnedFd> {
+    let mut tries = 0;
+    loop {
+        match openat2(dir, path, how) {
+            Err(Errno::EAGAIN) if tries < TRIES => {
+                tries += 1;
+                std::thread::yield_now();
+            }
+            other => return other,
         }
     }
 }

@@ -5,12 +5,13 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::rc::Rc;
 
 use nix::errno::Errno;
-use nix::fcntl::{OFlag, OpenHow, ResolveFlag, openat2};
+use nix::fcntl::{OFlag, OpenHow, ResolveFlag};
 
 use super::attributes::Attributes;
 use super::union::{Found, Union, open_directory};
 use super::{Context, UnpackError, Unpacker, refused};
 use crate::archive::tar::show;
+use crate::sys::descriptor::open_below;
 
 /// Links followed on the way to one entry before it is called a loop (Linux's own limit).
 const MAX_LINKS: usize = 40;
@@ -78,7 +79,7 @@ impl Unpacker<'_> {
                     | ResolveFlag::RESOLVE_NO_SYMLINKS
                     | ResolveFlag::RESOLVE_NO_MAGICLINKS,
             );
-        openat2(&self.root, path, how).ok()
+        open_below(self.root.as_fd(), path, how).ok()
     }
 
     /// Opens a directory of this layer by its real path.
