@@ -42,3 +42,34 @@ fn limits_hold_and_the_group_goes() {
         }
     });
 }
+
+#[test]
+fn limits_change_while_it_runs_and_use_is_shown() {
+    check(Caller::Root, |machine: &Machine| {
+        machine.cowl(["run", "-d", "--name", "busy", "-m", "64m", "busybox", "sleep", "1000"]).ok();
+        let limit = || {
+            machine.cowl(["inspect", "-f", "{{.HostConfig.Memory}}", "busy"]).ok().trim().to_owned()
+        };
+        let shown = || {
+            let format = "{{.Name}} {{.MemUsage}} {{.PIDs}}";
+            machine.cowl(["stats", "--no-stream", "--format", format]).ok()
+        };
+        assert_eq!(limit(), "67108864");
+        let first = shown();
+        assert_eq!(
+            machine.cowl(["update", "-m", "128m", "--restart", "no", "busy"]).ok(),
+            "busy\n"
+        );
+        assert_eq!(limit(), "134217728");
+        let second = shown();
+        if available() {
+            assert!(first.starts_with("busy ") && first.contains("/ 64MiB 1"), "{first}");
+            assert!(second.contains("/ 128MiB 1"), "{second}");
+        }
+        machine.cowl(["update", "-m", "1m", "busy"]).fails(1, "Minimum memory limit");
+        machine.cowl(["update", "--restart", "often", "busy"]).fails(1, "unknown policy 'often'");
+        machine.cowl(["update", "-m", "64m", "nobody"]).fails(1, "No such container: nobody");
+        assert_eq!(limit(), "134217728");
+        machine.cowl(["rm", "-f", "busy"]).ok();
+    });
+}

@@ -371,7 +371,7 @@ fn busy(case: &Case, name: &str) -> std::process::Child {
 fn over(case: &Case, mut child: std::process::Child, name: &str) {
     let status = child.wait().expect("wait");
     assert!(!status.success(), "{status}");
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + Duration::from_secs(60);
     while !left::processes(case.machine.dir()).is_empty() {
         assert!(Instant::now() < deadline, "left: {:?}", left::processes(case.machine.dir()));
         thread::sleep(Duration::from_millis(50));
@@ -397,5 +397,12 @@ fn kill_9_of_cowlfs_at_work(case: &Case) {
 fn kill_9_of_cowl_at_work(case: &Case) {
     let mut child = busy(case, "victim-cli");
     child.kill().expect("kill the command");
+    // The container lives on without it; its monitor is what must not die.
+    for pid in left::named(case.machine.dir(), "cowl") {
+        let comm = fs::read_to_string(format!("/proc/{pid}/comm")).unwrap_or_default();
+        if comm.trim() == "cowl-monitor" {
+            kill(Pid::from_raw(pid), Signal::SIGKILL).expect("kill the monitor");
+        }
+    }
     over(case, child, "victim-cli");
 }
