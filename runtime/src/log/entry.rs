@@ -35,8 +35,11 @@ pub struct Entry {
     pub bytes: Vec<u8>,
 }
 
-/// When one byte in this many is not text, the entry is kept as base64.
+/// When more than one byte in this many is not text, the entry is kept as base64.
 const FEW: usize = 16;
+
+/// Begins the sequences by which terminals are controlled (ECMA-48).
+const ESCAPE: u8 = 0x1b;
 
 const HEX: &[u8; 16] = b"0123456789abcdef";
 
@@ -63,6 +66,7 @@ pub fn write(into: &mut Vec<u8>, stream: Stream, time: &str, bytes: &[u8]) {
 /// Appends text as the inside of a JSON string; false when too much of it is not text.
 fn escape(into: &mut Vec<u8>, bytes: &[u8]) -> bool {
     let mut odd = 0usize;
+    let most = bytes.len().max(FEW) / FEW;
     for chunk in bytes.utf8_chunks() {
         let text = chunk.valid().as_bytes();
         let mut plain = 0;
@@ -81,6 +85,11 @@ fn escape(into: &mut Vec<u8>, bytes: &[u8]) -> bool {
             into.extend_from_slice(&[b'\\', short]);
             if short == b'u' {
                 into.extend_from_slice(&[b'0', b'0', hex_digit(byte >> 4), hex_digit(*byte)]);
+                // Colours of a terminal are text, however many there are.
+                odd += usize::from(*byte != ESCAPE);
+                if odd > most {
+                    return false; // before megabytes of zeros have become six times as many
+                }
             }
         }
         into.extend_from_slice(text.get(plain..).unwrap_or_default());
@@ -89,7 +98,7 @@ fn escape(into: &mut Vec<u8>, bytes: &[u8]) -> bool {
             into.extend_from_slice(b"\\udc");
             into.extend_from_slice(&[hex_digit(byte >> 4), hex_digit(*byte)]);
         }
-        if odd * FEW > bytes.len().max(FEW) {
+        if odd > most {
             return false;
         }
     }
@@ -223,6 +232,16 @@ mod tests {
         );
         assert!(line(b"one bad byte in many \xff, which is kept").contains("\\udcff"));
         assert!(line(b"\xff\xfe").contains("\"raw\":\"//4=\""));
+    }
+
+    #[test]
+    fn what_is_no_text_does_not_grow_much() {
+        let zeros = vec![0u8; 100_000];
+        let text = line(&zeros);
+        assert!(text.len() < 140_000, "{}", text.len());
+        assert_eq!(Entry::parse(text.as_bytes()).unwrap().bytes, zeros);
+        let colours = b"\x1b[1mbold\x1b[0m\n".repeat(100);
+        assert!(line(&colours).contains("\\u001b[1mbold"));
     }
 
     #[test]
