@@ -85,10 +85,12 @@ app!(killed_while_it_upgrades, |w| {
         sh(
             w,
             &with(
-                "d \"$M\" --configure -a 2>/dev/null || true; d \"$M\" -i \"$T\"/p?-2.deb 2>/dev/null",
+                "d \"$M\" --configure -a 2>/dev/null || true; \
+                 for v in 1 2; do d \"$M\" -i \"$T\"/p?-$v.deb 2>/dev/null; done",
             ),
         );
-        // Leftovers of the broken unpacking are dpkg's own affair; it clears them when it unpacks.
+        // Leftovers of the broken unpacking are dpkg's own affair; it clears them when it unpacks the
+        // same version again, which is why both are.
         state(w);
     }
     w.remount();
