@@ -45,19 +45,26 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let store = context.store()?;
     let (removed, reclaimed) = prune(&store, all, &filters)?;
     let mut text = String::new();
-    if !removed.is_empty() {
-        text.push_str("Deleted Images:\n");
-        for removed in removed {
-            text.push_str(&match removed {
-                Removed::Untagged(name) => format!("untagged: {name}\n"),
-                Removed::Deleted(digest) => format!("deleted: {digest}\n"),
-            });
-        }
-        text.push('\n');
-    }
+    text.push_str(&listed(&removed));
     text.push_str(&format!("Total reclaimed space: {}\n", size::long(reclaimed)));
     print(text.as_bytes())?;
     Ok(0)
+}
+
+/// What went, as Docker lists it; nothing when nothing did.
+pub fn listed(removed: &[Removed]) -> String {
+    if removed.is_empty() {
+        return String::new();
+    }
+    let mut text = "Deleted Images:\n".to_owned();
+    for removed in removed {
+        text.push_str(&match removed {
+            Removed::Untagged(name) => format!("untagged: {name}\n"),
+            Removed::Deleted(digest) => format!("deleted: {digest}\n"),
+        });
+    }
+    text.push('\n');
+    text
 }
 
 /// Removes images without a name, or all that no container uses. Returns what went, and how many

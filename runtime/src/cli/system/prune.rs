@@ -1,10 +1,10 @@
 //! `cowl system prune`
 
 use super::{Context, Failure};
-use crate::cli::image::prune::prune;
+use crate::cli::image::prune::{listed, prune};
 use crate::cli::{confirm, print, size};
 use crate::filter::Filters;
-use crate::store::{Removed, disk_use};
+use crate::store::disk_use;
 
 /// Remove containers that do not run, and images that nothing uses
 #[derive(Debug, clap::Args)]
@@ -58,16 +58,7 @@ pub fn run(args: &Args, context: &Context) -> Result<u8, Failure> {
     let store = context.store()?;
     let (removed, bytes) = prune(&store, args.all, &Filters::parse(&[], &[])?)?;
     reclaimed += bytes;
-    if !removed.is_empty() {
-        text.push_str("Deleted Images:\n");
-        for removed in removed {
-            text.push_str(&match removed {
-                Removed::Untagged(name) => format!("untagged: {name}\n"),
-                Removed::Deleted(digest) => format!("deleted: {digest}\n"),
-            });
-        }
-        text.push('\n');
-    }
+    text.push_str(&listed(&removed));
     text.push_str(&format!("Total reclaimed space: {}\n", size::long(reclaimed)));
     print(text.as_bytes())?;
     Ok(0)
