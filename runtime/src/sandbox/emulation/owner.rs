@@ -82,16 +82,15 @@ fn file(caller: &Caller<'_>) -> nix::Result<File> {
         _ => {
             let flags = flags as i32;
             let text = caller.string(second)?;
-            if text.is_empty() && flags & libc::AT_EMPTY_PATH != 0 {
-                return match first as i32 {
-                    libc::AT_FDCWD => path(second, libc::AT_FDCWD, true).or_else(|_| {
-                        let path = c".".to_owned();
-                        Ok(File::Path { directory: libc::AT_FDCWD, path, follow: true })
-                    }),
-                    fd => Ok(File::Descriptor(fd)),
-                };
+            let (directory, follow) = (first as i32, flags & libc::AT_SYMLINK_NOFOLLOW == 0);
+            match (text.is_empty(), flags & libc::AT_EMPTY_PATH != 0) {
+                (false, _) => Ok(File::Path { directory, path: text, follow }),
+                (true, false) => Err(Errno::ENOENT),
+                (true, true) if directory == libc::AT_FDCWD => {
+                    Ok(File::Path { directory, path: c".".to_owned(), follow: true })
+                }
+                (true, true) => Ok(File::Descriptor(directory)),
             }
-            path(second, first as i32, flags & libc::AT_SYMLINK_NOFOLLOW == 0)
         }
     }?;
     let own = match &file {
